@@ -1,0 +1,41 @@
+# The project's commands, in one place. `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint clean constraints
+
+PYTHON ?= python3
+BIN := .venv/bin
+EXTRAS := dev,serve
+# uv does not read pip's settings: those that say where packages lie are passed on.
+UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(if $(PIP_INDEX_URL),UV_DEFAULT_INDEX="$(PIP_INDEX_URL)") $(BIN)/uv
+# Models this small gain nothing from threads that spin while they wait.
+export OMP_WAIT_POLICY := PASSIVE
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+setup: .venv/installed  ## install everything into .venv, at the pinned versions
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@
+
+demo: setup  ## run the whole pipeline on the miniature, promote the model, print the results table
+	$(BIN)/python -m flows.demo
+
+test: setup  ## run all tests
+	$(BIN)/python -m pytest
+
+lint: setup  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## remove what the pipeline made (not the environment, not DVC's cache)
+	rm -rf models data/corpus data/continuations reports/data_docs mlruns mlartifacts mlflow.db
+
+constraints: setup  ## pin anew the versions of all dependencies, for every platform
+	echo torch==2.13.0 | $(BIN)/uv pip compile --quiet --universal --all-extras --python-version 3.11 \
+	    --no-header --no-annotate --constraint - --output-file constraints.txt pyproject.toml

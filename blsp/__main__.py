@@ -1,0 +1,7 @@
+"""`python -m blsp` is `blsp`."""
+
+import sys
+
+from blsp.cli import main
+
+sys.exit(main())

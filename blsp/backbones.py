@@ -1,0 +1,112 @@
+"""The `backbones` stage: the two frozen models, resolved, pinned by SHA-256, and loaded by those pins."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from blsp.errors import BlspError
+from blsp.files import read_json, replace_dir, sha256_of, write_json
+from blsp.params import Backbones, Params
+
+FOLDER = Path("models/backbones")
+PINS_FILE = FOLDER / "backbones.json"
+PARTS = ("speech", "llm")
+# What a checkpoint needs; weights in other formats (pickle among them) are neither fetched nor copied.
+PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+
+
+def run(params: Params) -> None:
+    """Nothing; afterwards models/backbones holds both checkpoints and backbones.json pins them.
+
+    Raises BlspError where a checkpoint is missing or lacks safetensors weights.
+    """
+    settings = params.backbones
+    with replace_dir(FOLDER) as folder:
+        if settings.source == "miniature":
+            _train_miniature(params, folder)
+        for part in PARTS:
+            if settings.source == "hub":
+                _download(
+                    getattr(settings, f"{part}_name"), getattr(settings, f"{part}_revision"), folder / part
+                )
+            elif settings.source == "local":
+                _copy(Path(getattr(settings, f"{part}_name")), folder / part)
+            if not list((folder / part).glob("*.safetensors")):
+                raise BlspError(
+                    f"backbones.{part}_name: {getattr(settings, f'{part}_name')} has no *.safetensors file"
+                )
+        write_json(folder / PINS_FILE.name, {part: _pin(settings, part, folder / part) for part in PARTS})
+    for part, pin in pins().items():
+        print(f"{part}: {pin['source']}, SHA-256 {pin['sha256'][:12]}…, {pin['licence']}")
+
+
+def pins() -> dict[str, dict[str, Any]]:
+    """What backbones.json says: {"speech" | "llm": {"source", "name", "revision", "sha256", "licence"}}."""
+    if not PINS_FILE.is_file():
+        raise BlspError(f"{PINS_FILE}: no such file; run `blsp backbones` first")
+    return read_json(PINS_FILE)
+
+
+def llm_pin() -> dict[str, Any]:
+    """The pin of the chat LLM."""
+    return pins()["llm"]
+
+
+def load_llm() -> tuple[Any, Any]:
+    """The frozen chat LLM, in evaluation mode, and its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = llm_pin()["name"]
+    model = AutoModelForCausalLM.from_pretrained(folder).requires_grad_(False).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.chat_template is None:
+        raise BlspError(f"{folder}: the LLM has no chat template; choose an instruction-tuned checkpoint")
+    return model, tokenizer
+
+
+def load_speech_model() -> tuple[Any, Any, Any]:
+    """The whole Whisper (encoder and decoder), in evaluation mode, its feature extractor and its tokenizer."""
+    from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
+
+    folder = pins()["speech"]["name"]
+    model = WhisperForConditionalGeneration.from_pretrained(folder).requires_grad_(False).eval()
+    return model, WhisperFeatureExtractor.from_pretrained(folder), WhisperTokenizer.from_pretrained(folder)
+
+
+def _train_miniature(params: Params, folder: Path) -> None:
+    from blsp.miniature.backbones import train_both
+
+    train_both(params.miniature, folder)
+
+
+def _download(name: str, revision: str, folder: Path) -> None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        snapshot_download(name, revision=revision, local_dir=folder, allow_patterns=list(PATTERNS))
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise BlspError(f"backbones: {name} at {revision} cannot be fetched from the hub: {error}") from error
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+
+
+def _copy(source: Path, folder: Path) -> None:
+    if not (source / "config.json").is_file():
+        raise BlspError(f"backbones: {source} is not a transformers checkpoint: it has no config.json")
+    folder.mkdir()
+    for pattern in PATTERNS:
+        for file in source.glob(pattern):
+            shutil.copy2(file, folder / file.name)
+
+
+def _pin(settings: Backbones, part: str, folder: Path) -> dict[str, Any]:
+    return {
+        "source": settings.source,
+        "name": (FOLDER / part).as_posix(),
+        "origin": getattr(settings, f"{part}_name") or f"miniature {part}",
+        "revision": getattr(settings, f"{part}_revision"),
+        "sha256": sha256_of(folder),
+        "licence": getattr(settings, f"{part}_licence"),
+    }

@@ -1,0 +1,142 @@
+"""The `continuations` stage: for each transcript and behaviour, what the LLM writes, as one more Shar field."""
+
+import hashlib
+from collections import Counter
+from typing import Any
+
+from tqdm import tqdm
+
+from blsp.backbones import llm_pin, load_llm
+from blsp.continuation.engine import write_answers
+from blsp.data.records import SPLITS
+from blsp.data.shards import CONTINUATIONS_DIR, Shard, iter_shards, write_field
+from blsp.errors import BlspError
+from blsp.files import replace_dir, write_json
+from blsp.model.chat import build_prompt
+from blsp.model.decoding import Answer
+from blsp.params import Continuations, Params
+
+REPORT = "reports/continuations.json"
+SAMPLES_PER_BEHAVIOUR = 10
+
+
+def run(params: Params) -> None:
+    """Nothing; afterwards every shard of the corpus has one field a behaviour, and the report says what is in them.
+
+    Raises BlspError where there is nothing to write from.
+    """
+    settings = params.continuations
+    model, tokenizer = load_llm()
+    shards = [shard for split in SPLITS for shard in iter_shards(split)]
+    rows_wanted = sum(1 for shard in shards for _ in shard.cuts()) * len(settings.behaviours)
+    if not rows_wanted:
+        raise BlspError("data/corpus holds no utterance to write from; run `blsp corpus`")
+    report = _Report(settings)
+    with (
+        replace_dir(CONTINUATIONS_DIR) as folder,
+        tqdm(total=rows_wanted, desc="continuations", unit="row", mininterval=2) as progress,
+    ):
+        for shard in shards:
+            for behaviour in settings.behaviours:
+                rows = _write_shard(shard, behaviour, settings, model, tokenizer, report, progress)
+                write_field(shard, behaviour, rows, folder)
+    write_json(REPORT, report.as_dict())
+    print(report.summary())
+
+
+def _write_shard(
+    shard: Shard,
+    behaviour: str,
+    settings: Continuations,
+    model: Any,
+    tokenizer: Any,
+    report: "_Report",
+    progress: tqdm,
+) -> dict[str, dict[str, Any]]:
+    instruction = settings.behaviours[behaviour]
+    transcripts, prompts = {}, {}
+    for cut in shard.cuts():
+        transcript = cut.supervisions[0].text
+        prompt = build_prompt(tokenizer, instruction, " " + transcript)
+        length = len(tokenizer(prompt, add_special_tokens=False).input_ids)
+        if length >= settings.max_prompt_tokens:
+            report.drop(
+                cut.id, behaviour, "prompt_too_long", f"{length} tokens, limit {settings.max_prompt_tokens}"
+            )
+            progress.update()
+        else:
+            transcripts[cut.id], prompts[cut.id] = transcript, prompt
+    answers = write_answers(
+        model,
+        tokenizer,
+        list(prompts.values()),
+        settings.batch_size,
+        settings.max_new_tokens,
+        progress.update,
+    )
+    rows = {}
+    for (cut_id, transcript), answer in zip(transcripts.items(), answers, strict=True):
+        rows[cut_id] = {
+            "id": cut_id,
+            "transcript": transcript,
+            "instruction": instruction,
+            "prompt_sha256": hashlib.sha256(prompts[cut_id].encode()).hexdigest(),
+            "llm_revision": report.llm["revision"] or report.llm["sha256"],
+            "sampling": {"do_sample": False, "max_new_tokens": settings.max_new_tokens},
+            "token_ids": answer.token_ids,
+            "text": answer.text,
+            "finish_reason": answer.finish_reason,
+        }
+        report.keep(shard.split, behaviour, rows[cut_id], answer)
+    return rows
+
+
+class _Report:
+    """Counts of everything written and dropped, with the first rows of the test split to read."""
+
+    def __init__(self, settings: Continuations) -> None:
+        self.llm = llm_pin()
+        self.rows: dict[str, Counter[str]] = {name: Counter() for name in settings.behaviours}
+        self.finish: dict[str, Counter[str]] = {name: Counter() for name in settings.behaviours}
+        self.dropped: dict[str, Counter[str]] = {name: Counter() for name in settings.behaviours}
+        self.dropped_rows: list[dict[str, str]] = []
+        self.samples: list[dict[str, str]] = []
+
+    def keep(self, split: str, behaviour: str, row: dict[str, Any], answer: Answer) -> None:
+        self.rows[behaviour].update(rows=1, tokens=len(answer.token_ids))
+        self.finish[behaviour][answer.finish_reason] += 1
+        if split == "test" and self.rows[behaviour]["samples"] < SAMPLES_PER_BEHAVIOUR:
+            self.rows[behaviour]["samples"] += 1
+            shown = {key: row[key] for key in ("id", "transcript", "text")}
+            self.samples.append({"behaviour": behaviour, **shown})
+
+    def drop(self, cut_id: str, behaviour: str, reason: str, detail: str) -> None:
+        self.dropped[behaviour][reason] += 1
+        self.dropped_rows.append({"id": cut_id, "behaviour": behaviour, "reason": reason, "detail": detail})
+
+    def as_dict(self) -> dict[str, Any]:
+        behaviours = {
+            name: {
+                "rows": self.rows[name]["rows"],
+                "tokens": self.rows[name]["tokens"],
+                "finish_reason": {reason: self.finish[name][reason] for reason in ("stop", "length")},
+                "dropped": dict(self.dropped[name]),
+            }
+            for name in self.rows
+        }
+        return {
+            "llm": self.llm,
+            "behaviours": behaviours,
+            "dropped_rows": self.dropped_rows,
+            "samples": self.samples,
+        }
+
+    def summary(self) -> str:
+        lines = []
+        for name, count in self.rows.items():
+            mean = count["tokens"] / max(count["rows"], 1)
+            lines.append(
+                f"{name}: {count['rows']} rows of {mean:.1f} tokens, {self.finish[name]['length']} cut at the limit, "
+                f"{self.dropped[name].total()} dropped"
+            )
+        return "\n".join(lines)

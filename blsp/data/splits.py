@@ -1,0 +1,95 @@
+"""Which rows are held out: whole speakers, and no sentence of theirs in what is trained on.
+
+Decided from metadata, before any audio is touched. Memory holds one number a speaker (a row, where speakers
+are unknown) and the held-out sentences.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from blsp.data.records import Row, Utterance
+from blsp.data.text import sentence_key
+
+HELD_OUT_FIRST = ("test", "dev", "train")
+
+
+@dataclass(frozen=True)
+class SpeakerSplits:
+    """The split of each speaker: what a row of theirs names, otherwise by hash."""
+
+    named: dict[str, str]
+    test_below: float
+    dev_below: float
+
+    def of(self, utterance: Utterance) -> str:
+        """The utterance's split: its own, else its speaker's, else by hash of the speaker (or the id)."""
+        if utterance.split:
+            return utterance.split
+        if utterance.speaker in self.named:
+            return self.named[utterance.speaker]
+        place = _place(_unit(utterance))
+        return "test" if place < self.test_below else "dev" if place < self.dev_below else "train"
+
+
+def assign_speakers(rows: Iterable[Row], dev_share: float, test_share: float) -> SpeakerSplits:
+    """The splits for the rows that name none.
+
+    Speakers lie by hash between 0 and 1:
+
+        0 ... test_share ... test_share + dev_share ................ 1
+          test           dev                          train
+
+    In a small corpus nobody may lie in the first two, so each is stretched until it holds one speaker, unless
+    its share is 0. Rows added to a large corpus move nobody else. Where a speaker is unknown, the row's id
+    stands in. A speaker of whom rows name several splits goes to the most held out of them.
+    """
+    named: dict[str, str] = {}
+    places: dict[str, float] = {}
+    for row in rows:
+        if not isinstance(row, Utterance):
+            continue
+        if not row.split:
+            places[_unit(row)] = _place(_unit(row))
+        elif row.speaker:
+            named[row.speaker] = min(row.split, named.get(row.speaker, "train"), key=HELD_OUT_FIRST.index)
+    for speaker in named:
+        places.pop(f"speaker {speaker}", None)
+    ordered = sorted(places.values())
+    test_below = _stretched(ordered, 0.0, test_share)
+    return SpeakerSplits(named, test_below, _stretched(ordered, test_below, dev_share))
+
+
+class HeldOutSentences:
+    """The sentences of test and dev, so that a row whose sentence is held out further is found."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, set[str]] = {"test": set(), "dev": set()}
+
+    def add(self, text: str, split: str) -> None:
+        """Nothing; the sentence is held out where its split is test or dev."""
+        if split in self._keys:
+            self._keys[split].add(sentence_key(text))
+
+    def elsewhere(self, text: str, split: str) -> str | None:
+        """The split that keeps the sentence from `split`: test from dev and train, dev from train."""
+        for other in HELD_OUT_FIRST[: HELD_OUT_FIRST.index(split)]:
+            if sentence_key(text) in self._keys[other]:
+                return other
+        return None
+
+
+def _unit(utterance: Utterance) -> str:
+    return f"speaker {utterance.speaker}" if utterance.speaker else f"id {utterance.id}"
+
+
+def _place(unit: str) -> float:
+    return int.from_bytes(hashlib.sha256(unit.encode()).digest()[:6]) / 2**48
+
+
+def _stretched(ordered: list[float], above: float, share: float) -> float:
+    lowest = next((place for place in ordered if place >= above), None)
+    if not share or lowest is None:
+        return above + share
+    return max(above + share, math.nextafter(lowest, 2.0))

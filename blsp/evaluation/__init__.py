@@ -1,0 +1,1 @@
+"""The systems side by side on every task, and the gap between behaviour on speech and on text."""

@@ -1,0 +1,150 @@
+"""The evaluation on paper: one JSON file, one table, and figures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from blsp.evaluation.tasks import TASKS
+from blsp.files import replace_dir, write_json, write_text
+
+JSON = "reports/evaluation.json"
+MARKDOWN = "reports/evaluation.md"
+FIGURES = "reports/figures"
+TRAIN_LOG = "reports/train_log.jsonl"
+MEANINGS = {
+    "text": "the LLM reads the true transcript: the ceiling",
+    "cascade": "the speech model's own transcript, then the LLM",
+    "speech": "the LLM hears the speech through the trained adapter",
+    "untrained": "the same with a fresh adapter: the floor",
+}
+COLOURS = {"text": "#4c6a92", "cascade": "#8fb0c6", "speech": "#d1495b", "untrained": "#b9b9b9"}
+
+
+def write(evaluation: dict[str, Any]) -> None:
+    """Nothing; reports/ then holds the evaluation as JSON, as a table and as figures."""
+    with replace_dir(FIGURES) as folder:
+        _draw_systems(evaluation, folder / "systems.png")
+        _draw_curve(folder / "learning_curve.png")
+    write_json(JSON, evaluation)
+    write_text(MARKDOWN, _page(evaluation))
+
+
+def table(evaluation: dict[str, Any]) -> str:
+    """The systems by the tasks, each cell a value and its interval, as a Markdown table."""
+    tasks = [name for name in TASKS if name in next(iter(evaluation["systems"].values()))]
+    header = ["system", *(f"{TASKS[name].title} ({TASKS[name].metric})" for name in tasks)]
+    rows = [
+        [system, *(_cell(figures[name][TASKS[name].metric]) for name in tasks)]
+        for system, figures in evaluation["systems"].items()
+    ]
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = [header, ["-" * width for width in widths], *rows]
+    aligned = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    ]
+    gap = evaluation["alignment"]
+    closing = (
+        f"Behaviour gap on speech against text: KL {_cell(gap['kl'])} nats a token, "
+        f"top-1 agreement {_cell(gap['top1_agreement'])}."
+    )
+    return "\n".join([*aligned, "", closing])
+
+
+def _cell(figure: dict[str, Any]) -> str:
+    digits = 1 if max(figure["value"], figure["high"]) > 5 else 3
+    return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+
+
+def _page(evaluation: dict[str, Any]) -> str:
+    test = evaluation["test"]
+    lines = [
+        "# Evaluation",
+        "",
+        f"{test['utterances']} test utterances ({test['audio_s'] / 60:.1f} minutes); sentences and voices of test are in "
+        "no training data. Intervals are 95 % bootstrap intervals over utterances.",
+        "",
+        table(evaluation),
+        "",
+        *(f"- `{system}`: {meaning}" for system, meaning in MEANINGS.items()),
+        "",
+        "![systems](figures/systems.png)",
+        "![learning curve](figures/learning_curve.png)",
+        "",
+        "## Examples",
+        "",
+    ]
+    for example in evaluation["examples"]:
+        lines.append(f"**{example['task']}** `{example['id']}`: {example['reference']}")
+        lines += [f"- {system}: {example[system]}" for system in evaluation["systems"]] + [""]
+    lines += ["## Signatures", ""]
+    for name, figures in evaluation["systems"]["speech"].items():
+        lines += [
+            f"- {name}.{metric}: n={figure['n']} `{figure['signature']}`"
+            for metric, figure in figures.items()
+        ]
+    lines += [
+        f"- {name}: n={figure['n']} `{figure['signature']}`"
+        for name, figure in evaluation["alignment"].items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _draw_systems(evaluation: dict[str, Any], path: Path) -> None:
+    systems = evaluation["systems"]
+    tasks = [name for name in TASKS if name in systems["speech"]]
+    figure, axes = _canvas(len(tasks))
+    for axis, name in zip(axes, tasks, strict=True):
+        metric = TASKS[name].metric
+        for position, (system, figures) in enumerate(systems.items()):
+            value, low, high = (figures[name][metric][key] for key in ("value", "low", "high"))
+            axis.bar(position, value, color=COLOURS[system], width=0.7)
+            axis.errorbar(
+                position, value, [[max(value - low, 0)], [max(high - value, 0)]], color="black", capsize=3
+            )
+            axis.annotate(
+                f"{value:.3g}", (position, high), (0, 3), textcoords="offset points", ha="center", fontsize=8
+            )
+        axis.set_xticks(range(len(systems)), list(systems), fontsize=8)
+        axis.set_title(
+            f"{TASKS[name].title}\n{metric}, {'lower' if metric == 'wer' else 'higher'} is better", fontsize=9
+        )
+        axis.margins(y=0.12)
+    figure.savefig(path, dpi=130)
+
+
+def _draw_curve(path: Path) -> None:
+    records = [json.loads(line) for line in Path(TRAIN_LOG).read_text(encoding="utf-8").splitlines()]
+    figure, axes = _canvas(3)
+    for axis, key, title in zip(
+        axes,
+        ("loss", "dev_kl", "dev_top1"),
+        (
+            "training loss\nper response token",
+            "dev: KL of text and speech\nnats a token",
+            "dev: top-1 agreement\nspeech with text",
+        ),
+        strict=True,
+    ):
+        points = [(record["step"], record[key]) for record in records if key in record]
+        axis.plot(
+            *zip(*points, strict=True),
+            color=COLOURS["speech"],
+            marker="o" if len(points) < 30 else None,
+            ms=3,
+        )
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("step", fontsize=8)
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=130)
+
+
+def _canvas(columns: int) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.1 * columns, 3.2), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+    return figure, axes

@@ -1,0 +1,40 @@
+"""The one way a prompt is made: for writing, training, evaluation and serving, from text and from speech."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blsp.model.decoding import greedy
+
+if TYPE_CHECKING:
+    from blsp.model.modeling import BlspForConditionalGeneration
+    from blsp.model.processing import BlspProcessor
+
+AUDIO_TOKEN = "<|audio|>"
+
+
+def build_prompt(tokenizer: Any, instruction: str, content: str) -> str:
+    """The chat prompt that asks the LLM to follow `instruction` on `content`, ready for its answer.
+
+    `content` is " " + transcript for text and AUDIO_TOKEN for speech. The space belongs to the transcript's
+    first word, as tokenizers see it, so that the ids before and after the content are the same for both.
+    """
+    messages = [{"role": "user", "content": instruction + content}]
+    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert isinstance(prompt, str)
+    return prompt
+
+
+def respond(
+    model: "BlspForConditionalGeneration",
+    processor: "BlspProcessor",
+    instruction: str,
+    audio: Sequence[np.ndarray],
+    max_new_tokens: int,
+) -> list[str]:
+    """The model's greedy answer to `instruction` on each clip of `audio`, float32 mono (N,), as one batch."""
+    prompt = build_prompt(processor.tokenizer, instruction, AUDIO_TOKEN)
+    inputs = processor(text=[prompt] * len(audio), audio=audio).to(model.device)
+    answers = greedy(model, processor.tokenizer, max_new_tokens, **inputs)
+    return [answer.text for answer in answers]

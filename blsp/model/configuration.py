@@ -1,0 +1,35 @@
+"""What a saved adapter says of itself: its shape, its placeholder, and the backbones it is pinned to."""
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from blsp.model.chat import AUDIO_TOKEN
+
+
+class BlspConfig(PreTrainedConfig):
+    """Configuration of a frozen Whisper encoder, a trained modality adapter and a frozen causal LLM.
+
+    `backbones` pins both parts: {"speech" | "llm": {"source", "name", "revision", "sha256", "licence"}};
+    empty for a model that was not put together from checkpoints.
+    """
+
+    model_type = "blsp"
+    sub_configs = {"audio_config": AutoConfig, "text_config": AutoConfig}
+    has_no_defaults_at_init = True
+
+    audio_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    audio_token: str = AUDIO_TOKEN
+    audio_token_id: int = -1
+    conv_layers: int = 3
+    conv_kernel: int = 5
+    bottleneck: int = 512
+    backbones: dict[str, Any] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name in ("audio_config", "text_config"):
+            part = getattr(self, name)
+            if isinstance(part, dict):
+                setattr(self, name, AutoConfig.for_model(**part))
+        super().__post_init__(**kwargs)

@@ -1,0 +1,41 @@
+"""What a flow shows in a terminal: the same records as Prefect's pages, in short lines and said once."""
+
+import logging
+
+from prefect.logging.handlers import PrefectConsoleHandler
+
+# Prefect's own words on a run, where the flows here say the same in fewer.
+_REPEATED = (
+    "Beginning flow run",
+    "Finished in state",
+    "Task run failed with state",
+    "Task run failed with exception: TaskRunTimeoutError",
+    "Starting temporary server",
+    "Stopping temporary server",
+    "Still processing items",
+)
+
+
+def readable(pages: bool = False) -> None:
+    """Nothing; afterwards this process's terminal log reads `time name | message`. Prefect's pages keep all.
+
+    `pages` says whether the server has pages that a link to the run would open.
+    """
+
+    def wanted(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        linked = pages and record.name != "prefect.engine"  # which gives the flow's link a second time
+        return not text.startswith(_REPEATED) and (linked or not text.startswith("View at "))
+
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, PrefectConsoleHandler):
+            handler.setFormatter(_Lines())
+            handler.addFilter(wanted)
+
+
+class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        name = getattr(record, "task_run_name", None) or getattr(record, "flow_name", None) or record.name
+        level = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
+        text = super().format(record)  # the message, and a traceback where there is one
+        return f"{self.formatTime(record, '%H:%M:%S')} {name:<13} | {level}{text}"

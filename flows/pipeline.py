@@ -1,0 +1,191 @@
+"""The pipeline as a Prefect flow: DVC's graph, one task a stage.
+
+DVC says what the stages are, which of them are stale, and caches what they write. Prefect starts them in
+order, independent ones together, tries again as `meta:` in dvc.yaml says, and shows how they get on. In a
+shell, `dvc repro` runs the same commands and leaves the same dvc.lock.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Sequence
+from typing import Any, cast
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.exceptions import TerminationSignal
+from prefect.logging import get_run_logger
+from prefect.runtime import task_run
+from prefect.states import Cancelled, Completed, Failed
+
+from blsp.errors import BlspError
+from flows.artifacts import Progress, publish_metrics
+from flows.console import readable
+from flows.dvc_graph import Stage, load_graph
+from flows.local_server import ensure_server
+from flows.stage_process import repro
+
+BAR_EVERY_S = 10.0  # s between two lines of a progress bar in the log
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How one stage of a run ended: its Prefect state and the time it took."""
+
+    stage: str
+    state: State[Any]
+    took_s: float
+
+    @property
+    def unmoved(self) -> bool:
+        """Whether DVC left the stage as it was."""
+        return self.state.name == "Skipped"
+
+
+@flow(name="pipeline", persist_result=False)
+async def pipeline(targets: list[str] | None = None) -> State[Any]:
+    """Completed where every stage up to `targets` (by default all) ran or needed no run; otherwise Failed,
+    naming the stage and why. Stages that do not depend on a failed one are still run to their end."""
+    log = get_run_logger()
+    try:
+        graph = await load_graph(targets or ())
+    except BlspError as error:
+        log.error("%s", error)
+        return Failed(message=str(error))
+    running: dict[str, asyncio.Task[Outcome]] = {}
+    async with asyncio.TaskGroup() as group:
+        for stage in graph.stages:  # upstream first
+            upstream = [running[name] for name in stage.upstream]
+            running[stage.name] = group.create_task(_in_turn(stage, graph.remote, upstream))
+    outcomes = [running[stage.name].result() for stage in graph.stages]
+    log.info("stages:\n%s", _table(outcomes))
+    failed = [f"stage '{end.stage}' failed: {_why(end.state)}" for end in outcomes if end.state.is_failed()]
+    if failed:
+        log.error("%s", "; ".join(failed))
+        return Failed(message="; ".join(failed))
+    return Completed(message=_tally(outcomes))
+
+
+async def _in_turn(stage: Stage, remote: bool, upstream: Sequence[asyncio.Task[Outcome]]) -> Outcome:
+    """The outcome of one stage, started when everything upstream has ended."""
+    before = [await other for other in upstream]
+    blocked_by = next((end.stage for end in before if not end.state.is_completed()), None)
+    stale = not stage.unchanged or not all(end.unmoved for end in before)
+    as_meta_says = run_stage.with_options(
+        name=stage.name,
+        task_run_name=stage.name,
+        retries=stage.retries,
+        retry_delay_seconds=stage.retry_delay_s,
+        timeout_seconds=stage.timeout_s,
+        tags=stage.tags,
+    )
+    started_s = time.monotonic()
+    state = await cast(
+        Awaitable[State[Any]], as_meta_says(stage, remote, stale, blocked_by, return_state=True)
+    )
+    return Outcome(stage.name, state, time.monotonic() - started_s)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+async def run_stage(stage: Stage, remote: bool, stale: bool, blocked_by: str | None) -> State[Any]:
+    """The state in which one stage ends: Completed, Skipped (nothing changed), Cached (outputs restored from
+    DVC's run cache), NotRun (something upstream did not complete) or Failed with its last lines."""
+    log = get_run_logger()
+    if blocked_by is not None:
+        log.warning("not run, because '%s' did not complete", blocked_by)
+        return Cancelled(name="NotRun", message=f"stage '{blocked_by}' did not complete")
+    if not stale:
+        # DVC has been asked about all stages at once; with nothing upstream moved, its answer stands.
+        log.info("nothing changed, skipped")
+        return Completed(name="Skipped", message="nothing changed")
+
+    progress = Progress(stage.name)
+    last_bar_s = -BAR_EVERY_S
+
+    def show_bar(label: str, percent: int) -> None:
+        nonlocal last_bar_s
+        progress.see(label, percent)
+        if time.monotonic() - last_bar_s >= BAR_EVERY_S:
+            last_bar_s = time.monotonic()
+            log.info("%s%d %%", f"{label} " if label else "", percent)
+
+    started_s = time.monotonic()
+    publisher = asyncio.create_task(progress.publish())
+    try:
+        ended = await repro(stage, remote, log.info, show_bar)
+    finally:
+        publisher.cancel()
+    took = f"{time.monotonic() - started_s:.0f} s"
+    await progress.flush()
+    if ended.how == "failed":
+        log.error("failed after %s: %s", took, ended.reason)
+        attempt = task_run.run_count
+        if attempt <= stage.retries:
+            log.warning("trying again in %g s (%d of %d)", stage.retry_delay_s, attempt, stage.retries)
+        return Failed(message="\n".join([ended.reason, "last lines:", *ended.tail]))
+    if ended.how == "skipped":
+        return Completed(name="Skipped", message="nothing changed")
+    await publish_metrics(stage.name, stage.metrics)
+    if ended.how == "cached":
+        return Completed(name="Cached", message="outputs restored from DVC's run cache")
+    log.info("done in %s", took)
+    return Completed(message=f"ran for {took}")
+
+
+async def _state_of(targets: list[str] | None) -> State[Any]:
+    return await pipeline(targets, return_state=True)
+
+
+def _why(state: State[Any]) -> str:
+    return (state.message or state.name or "no reason given").partition("\n")[0]
+
+
+def _table(outcomes: Sequence[Outcome]) -> str:
+    width = max((len(end.stage) for end in outcomes), default=5)
+    rows = [f"  {end.stage:<{width}}  {end.state.name:<9}  {end.took_s:7.1f} s" for end in outcomes]
+    return "\n".join(rows)
+
+
+def _tally(outcomes: Sequence[Outcome]) -> str:
+    skipped = sum(end.unmoved for end in outcomes)
+    return f"{len(outcomes) - skipped} of {len(outcomes)} stages ran, {skipped} skipped"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 where the pipeline completed, 1 where it failed, 130 where it was interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.pipeline",
+        description="Run the stages of dvc.yaml that are stale, in order, independent ones together.",
+        epilog=(
+            "DVC decides what is stale: a stage runs again when its code, its inputs or its values in "
+            "params.yaml have changed, and is Skipped otherwise; `dvc status` says which and why, and "
+            "`dvc repro` does the same without Prefect. Without a Prefect server a temporary one is started "
+            "(10 to 30 s); to see runs, logs and metrics in a browser, run `prefect server start` and set "
+            "PREFECT_API_URL=http://127.0.0.1:4200/api. Interrupting is safe: the next run goes on from the "
+            "last stage that ended."
+        ),
+    )
+    parser.add_argument("stage", nargs="*", help="run only up to this stage (default: all of dvc.yaml)")
+    options = parser.parse_args(arguments)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # As an exception, so that stages are stopped and the temporary server is shut down on the way out.
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        temporary = ensure_server()
+        readable(pages=not temporary)
+        state = asyncio.run(_state_of(options.stage or None))
+    except BlspError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, TerminationSignal):
+        print("interrupted; the next run goes on from the last stage that ended", file=sys.stderr)
+        return 130
+    return 0 if state.is_completed() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,286 @@
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from blsp.data import corpus, shards
+from blsp.data.records import SPLITS, Utterance, Waveform
+from blsp.errors import BlspError
+from blsp.params import load_params
+
+RATE_HZ = 16_000
+REPO = Path(__file__).parents[2]
+
+
+def noise(duration_s=1.0, rate_hz=RATE_HZ, seed=0, channels=1):
+    shape = (round(duration_s * rate_hz), channels)
+    return (0.1 * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
+
+
+@pytest.fixture
+def params(tmp_path, monkeypatch):
+    """The committed params for a manifest in the working folder, mine/manifest.jsonl."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine/clips").mkdir(parents=True)
+    committed = load_params(REPO / "params.yaml")
+    settings = {
+        "source": "manifest",
+        "manifest": "mine/manifest.jsonl",
+        "normalizer": "whisper_english",
+        "sampling_rate_hz": RATE_HZ,
+        "min_duration_s": 0.3,
+        "max_duration_s": 30.0,
+        "min_chars_per_s": 2.0,
+        "max_chars_per_s": 35.0,
+        "dev_share": 0.05,
+        "test_share": 0.05,
+        "shard_size": 4,
+    }
+    return committed.model_copy(update={"corpus": committed.corpus.model_copy(update=settings)})
+
+
+def write_manifest(rows):
+    Path("mine/manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def clip(name, samples=None, rate_hz=RATE_HZ, **options):
+    soundfile.write(Path("mine/clips") / name, noise() if samples is None else samples, rate_hz, **options)
+    return f"clips/{name}"
+
+
+# Words that Whisper's normaliser leaves alone, so that every sentence is another.
+WORDS = [
+    "lamp",
+    "door",
+    "window",
+    "kitchen",
+    "music",
+    "garden",
+    "table",
+    "mirror",
+    "candle",
+    "carpet",
+    "ladder",
+]
+
+
+def good_rows():
+    for number, word in enumerate(WORDS):
+        split = "test" if number < 3 else "dev" if number < 5 else "train"
+        yield {
+            "audio": clip(f"{word}.wav", noise(1 + number / 10, seed=number)),
+            "text": f"Open the {word}!",
+            "id": word,
+            "speaker": f"{split} {number % 2}",
+            "split": split,
+            "language": "en",
+            "licence": "CC0-1.0",
+        }
+
+
+def bad_rows():
+    """Rows and what each is dropped for."""
+    bad = noise()
+    bad[5] = np.nan
+    (Path("mine/clips") / "garbage.wav").write_bytes(b"RIFF but not really" * 50)
+    base = {"split": "train", "text": "Shut the fridge", "speaker": "train 0"}
+    yield {**base, "audio": "clips/nowhere.wav"}, "missing_file"
+    yield {**base, "audio": "clips/garbage.wav"}, "undecodable"
+    yield {**base, "audio": clip("nan.wav", bad, subtype="FLOAT")}, "not_finite"
+    yield {**base, "audio": clip("none.wav", noise(0))}, "empty_audio"
+    yield {**base, "audio": clip("short.wav", noise(0.2))}, "too_short"
+    yield {**base, "audio": clip("long.flac", noise(30.5))}, "too_long"
+    yield {**base, "audio": clip("beyond.wav"), "start_s": 0.5, "end_s": 3}, "segment_outside_audio"
+    yield {**base, "audio": clip("negative.wav"), "start_s": -1, "end_s": 3}, "bad_segment"
+    yield {**base, "audio": clip("empty.wav"), "text": " "}, "empty_text"
+    yield {**base, "audio": clip("noise.wav"), "text": "<NOISE> <PERIOD>"}, "noise_only"
+    yield {**base, "audio": clip("slow.wav", noise(20)), "text": "Shut it"}, "too_few_chars_per_s"
+    yield {**base, "audio": clip("fast.wav"), "text": "shut the fridge " * 10}, "too_many_chars_per_s"
+    yield {**base, "audio": clip("twice.wav"), "id": WORDS[0]}, "duplicate_id"
+    yield {**base, "audio": clip("leak.wav"), "text": f"open, the {WORDS[0]}"}, "sentence_in_other_split"
+    yield {**base, "audio": clip("leak2.wav"), "text": f"open the {WORDS[4]}"}, "sentence_in_other_split"
+    yield {**base, "audio": clip("typed.wav"), "text": 5}, "wrong_type"
+    yield {**base, "audio": clip("idle.wav"), "id": "../up"}, "bad_id"
+    yield {"text": "no audio at all"}, "missing_key"
+
+
+def kept_by_split():
+    return {split: [cut.id for cut in shards.load_cuts(split)] for split in SPLITS}
+
+
+def test_every_row_is_kept_or_dropped_with_its_reason(params, capsys):
+    good, bad = list(good_rows()), list(bad_rows())
+    write_manifest([*good, *(row for row, _ in bad)])
+    with Path("mine/manifest.jsonl").open("a") as stream:
+        stream.write("{half a row\n")
+    expected = [*(reason for _, reason in bad), "not_json"]
+
+    corpus.run(params)
+
+    report = json.loads(Path("reports/corpus.json").read_text())
+    assert [row["reason"] for row in report["dropped_rows"]] == expected
+    assert report["dropped"] == {reason: expected.count(reason) for reason in expected}
+    assert (report["rows_in"], report["rows_kept"]) == (len(good) + len(expected), len(good))
+    assert report["source"] == "mine/manifest.jsonl" and report["normalizer"] == "whisper_english"
+    assert all(row["id"] and row["detail"] for row in report["dropped_rows"])
+    assert kept_by_split() == {"test": WORDS[:3], "dev": WORDS[3:5], "train": WORDS[5:]}
+    assert report["splits"]["test"] == {"rows": 3, "hours": round(3.3 / 3600, 6), "speakers": 2}
+    assert sorted(path.name for path in Path("data/corpus/train").glob("cuts*")) == [
+        "cuts.000000.jsonl.gz",
+        "cuts.000001.jsonl.gz",
+    ]
+    printed = capsys.readouterr().out
+    assert "test" in printed and "missing_file" in printed
+
+
+def test_cuts_carry_what_the_manifest_says(params):
+    write_manifest(
+        [
+            *good_rows(),
+            {
+                "audio": clip("stereo.flac", noise(3, 44_100, channels=2), 44_100),
+                "text": "Where is it <QUESTIONMARK>",
+                "id": "rich",
+                "start_s": 0.5,
+                "end_s": 2.0,
+                "split": "test",
+                "translation": "Wo ist es?",
+                "intent": "find",
+                "answer": "here",
+            },
+            {
+                "audio": clip("phone.ogg", noise(2, 8_000), 8_000),
+                "text": "Ring me",
+                "id": "phone",
+                "split": "test",
+            },
+            {
+                "audio": clip("music.mp3", noise(2, 48_000), 48_000),
+                "text": "Sing",
+                "id": "mp3",
+                "split": "test",
+            },
+        ]
+    )
+    corpus.run(params)
+    cuts = {cut.id: cut for cut in shards.load_cuts("test")}
+    rich = cuts["rich"]
+    assert rich.supervisions[0].text == "where is it"
+    assert {key: rich.custom[key] for key in ("split", "translation", "intent", "answer", "source")} == {
+        "split": "test",
+        "translation": "Wo ist es?",
+        "intent": "find",
+        "answer": "here",
+        "source": "manifest.jsonl",
+    }
+    for id_, duration_s in (("rich", 1.5), ("phone", 2.0), ("mp3", 2.0), (WORDS[1], 1.1)):
+        assert cuts[id_].duration == pytest.approx(duration_s, abs=0.05)
+        assert cuts[id_].sampling_rate == RATE_HZ
+        assert cuts[id_].load_audio().shape == (1, round(cuts[id_].duration * RATE_HZ))
+    assert (cuts[WORDS[1]].custom["licence"], cuts[WORDS[1]].supervisions[0].language) == ("CC0-1.0", "en")
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()
+    }
+
+
+def test_two_runs_give_the_same_bytes_and_leave_nothing_of_the_first(params):
+    rows = [row for row, _ in bad_rows()] + list(good_rows())
+    write_manifest([*rows, *({**row, "id": f"{row['id']}2", "split": "train"} for row in rows[-4:])])
+    corpus.run(params)
+    larger = contents("data")
+    write_manifest(rows)
+    corpus.run(params)
+    first, report = contents("data"), Path("reports/corpus.json").read_bytes()
+    assert first.keys() < larger.keys()
+    corpus.run(params)
+    assert contents("data") == first
+    assert Path("reports/corpus.json").read_bytes() == report
+
+
+def test_rows_without_split_are_split_by_speaker_and_share_no_sentence(params):
+    rows = [{**row, "speaker": row["id"], "split": None} for row in good_rows()]
+    again = [{**row, "id": f"{row['id']} again", "speaker": f"{row['id']} again"} for row in rows]
+    write_manifest(rows + again)
+    corpus.run(params)
+    report = json.loads(Path("reports/corpus.json").read_text())
+    assert all(report["splits"][split]["rows"] for split in SPLITS)
+    words = {split: {id_.split()[0] for id_ in ids} for split, ids in kept_by_split().items()}
+    assert not (
+        words["train"] & words["dev"] or words["train"] & words["test"] or words["dev"] & words["test"]
+    )
+    assert set(report["dropped"]) <= {"sentence_in_other_split"}
+    assert report["rows_in"] == report["rows_kept"] + len(report["dropped_rows"]) == 2 * len(WORDS)
+
+
+def test_an_empty_split_is_refused_and_the_last_result_stays(params):
+    write_manifest(good_rows())
+    corpus.run(params)
+    before = contents("data"), contents("reports")
+    write_manifest([{"audio": "clips/nowhere.wav", "text": "Hello", "split": "test"}, list(good_rows())[-1]])
+    with pytest.raises(BlspError, match="none is left for test") as caught:
+        corpus.run(params)
+    assert "of 2 rows of mine/manifest.jsonl" in str(caught.value)
+    assert "missing_file: 1, first nowhere-" in str(caught.value)
+    write_manifest([])
+    with pytest.raises(BlspError, match=r"of 0 rows .* none is left for train and test.*\n.*\(nothing was\)"):
+        corpus.run(params)
+    assert (contents("data"), contents("reports")) == before
+    assert not list(Path("data").glob(".*"))
+
+
+def test_a_fault_in_the_middle_leaves_no_final_name(params):
+    def rows():
+        for number in range(9):
+            audio = broken if number == 8 else functools.partial(Waveform, noise(seed=number)[:, 0], RATE_HZ)
+            split = SPLITS[number % 3]
+            yield Utterance(id=str(number), audio=audio, text=f"words {split}", split=split, source="here")
+
+    def broken():
+        raise RuntimeError("the power went out")
+
+    with pytest.raises(RuntimeError, match="power"):
+        corpus.pack(rows, params.corpus.model_copy(update={"shard_size": 2}))
+    assert list(Path("data").iterdir()) == []
+
+
+def test_synthesised_rows_are_packed_like_files(params):
+    def rows():
+        for number in range(6):
+            waveform = functools.partial(Waveform, noise(1.0, 22_050, seed=number)[:, 0], 22_050)
+            split = SPLITS[number % 3]
+            yield Utterance(
+                id=str(number), audio=waveform, text=f"words of {split}", split=split, source="here"
+            )
+
+    report = corpus.pack(rows, params.corpus)
+    assert report["rows_kept"] == 6
+    assert kept_by_split() == {"train": ["0", "3"], "dev": ["1", "4"], "test": ["2", "5"]}
+    assert {cut.num_samples for cut in shards.load_cuts("train")} == {RATE_HZ}
+
+
+def test_a_source_that_changes_while_it_is_read_is_not_reported_as_whole(params):
+    lengths = iter((6, 6, 5))
+
+    def rows():
+        for number in range(next(lengths)):
+            waveform = functools.partial(Waveform, noise(seed=number)[:, 0], RATE_HZ)
+            split = SPLITS[number % 3]
+            yield Utterance(
+                id=str(number), audio=waveform, text=f"words of {split}", split=split, source="here"
+            )
+
+    with pytest.raises(RuntimeError, match="6 rows in, but 5 kept and 0 dropped"):
+        corpus.pack(rows, params.corpus)
+
+
+def test_an_unknown_key_stops_before_any_audio(params):
+    write_manifest([*good_rows(), {"audio": "clips/lamp.wav", "txt": "Hello"}])
+    with pytest.raises(BlspError, match="line 12: unknown key 'txt'; the nearest valid key is 'text'"):
+        corpus.run(params)
+    assert not Path("data").exists()

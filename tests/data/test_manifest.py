@@ -1,0 +1,129 @@
+import json
+
+import pytest
+
+from blsp.data.manifest import read
+from blsp.data.records import Dropped, Utterance
+from blsp.errors import BlspError
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    """Writes lines (bytes as they are, anything else as JSON) and reads them back."""
+
+    def write_and_read(*lines):
+        path = tmp_path / "mine.jsonl"
+        path.write_bytes(
+            b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines)
+        )
+        return list(read(path))
+
+    return write_and_read
+
+
+def test_every_key_arrives(manifest, tmp_path):
+    fields = {
+        "id": "a/1",
+        "text": "Turn on the light",
+        "speaker": "ann",
+        "language": "en",
+        "split": "dev",
+        "start_s": 1,
+        "end_s": 2.5,
+        "licence": "CC-BY-4.0",
+        "translation": "Mach das Licht an",
+        "intent": "light_on",
+        "answer": "the light",
+    }
+    (row,) = manifest({"audio": "clips/1.wav", **fields})
+    assert isinstance(row, Utterance)
+    assert {key: getattr(row, key) for key in fields} == fields
+    assert (row.audio, row.source) == (tmp_path / "clips" / "1.wav", "mine.jsonl")
+
+
+def test_absolute_paths_stay_and_null_means_absent(manifest):
+    (row,) = manifest({"audio": "/there/1.wav", "text": "a", "speaker": None, "end_s": None, "intent": ""})
+    assert str(row.audio) == "/there/1.wav"
+    assert (row.speaker, row.end_s, row.intent, row.split) == (None, None, None, None)
+
+
+def test_numbers_name_rows_and_speakers_as_well(manifest):
+    (row,) = manifest({"audio": "1.wav", "text": "a", "id": 7, "speaker": 1272})
+    assert (row.id, row.speaker) == ("7", "1272")
+
+
+def test_an_absent_id_follows_from_the_row_alone(manifest):
+    rows = [
+        {"audio": "clips/a b.wav", "text": "one"},
+        {"audio": "clips/a b.wav", "text": "one", "start_s": 1.0},
+        {"audio": "clips/a b.wav", "text": "one", "start_s": 1.0, "end_s": 2.0},
+        {"audio": "other/a b.wav", "text": "one"},
+    ]
+    ids = [row.id for row in manifest(*rows)]
+    assert len(set(ids)) == 4
+    assert all(id_.startswith("a_b-") for id_ in ids)
+    assert [row.id for row in manifest(*reversed(rows))] == ids[::-1]
+    assert manifest({**rows[0], "text": "another"})[0].id == ids[0]
+
+
+GOOD = {"audio": "1.wav", "text": "a"}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "detail"),
+    [
+        (b"{not json", "not_json", "property name"),
+        (b'{"audio": "1.wav", "text": "a"', "not_json", "line 2"),
+        (b'{"audio": "1.wav", "text": "caf\xe9"}', "not_json", "utf-8"),
+        (b'["1.wav", "a"]', "not_json", "(list)"),
+        (b"[" * 100_000, "not_json", "recursion"),
+        ({"text": "a"}, "missing_key", "audio"),
+        ({"audio": "1.wav"}, "missing_key", "text"),
+        ({"audio": None, "text": "a"}, "missing_key", "audio"),
+        ({"audio": "", "text": "a"}, "missing_key", "audio"),
+        ({"audio": "1\0.wav", "text": "a"}, "missing_key", "audio"),
+        ({"audio": 5, "text": "a"}, "wrong_type", "audio: expected a string, found 5 (int)"),
+        ({"audio": "1.wav", "text": ["a"]}, "wrong_type", "text"),
+        ({**GOOD, "speaker": True}, "wrong_type", "speaker"),
+        ({**GOOD, "start_s": "1.5"}, "wrong_type", "start_s: expected seconds, found '1.5' (str)"),
+        ({**GOOD, "end_s": True}, "wrong_type", "end_s"),
+        (b'{"audio": "1.wav", "text": "a", "end_s": NaN}', "wrong_type", "end_s"),
+        (b'{"audio": "1.wav", "text": "a", "start_s": 1e999}', "wrong_type", "start_s"),
+        (b'{"audio": "1.wav", "text": "half \\ud800"}', "wrong_type", "text"),
+        ({**GOOD, "start_s": -1}, "bad_segment", "-1"),
+        ({**GOOD, "start_s": 2, "end_s": 2}, "bad_segment", "2 to 2"),
+        ({**GOOD, "end_s": 0}, "bad_segment", "0 to 0"),
+        ({**GOOD, "id": "../1"}, "bad_id", "'../1'"),
+        ({**GOOD, "id": "/1"}, "bad_id", "'/1'"),
+        ({**GOOD, "id": "a//1"}, "bad_id", "'a//1'"),
+        ({**GOOD, "id": "a\n1"}, "bad_id", "a\\n1"),
+    ],
+)
+def test_a_bad_row_is_dropped_with_its_reason_and_the_others_stay(manifest, line, reason, detail):
+    first, bad, last = manifest(GOOD, line, {**GOOD, "audio": "2.wav"})
+    assert isinstance(first, Utterance) and isinstance(last, Utterance)
+    assert isinstance(bad, Dropped)
+    assert (bad.id, bad.reason) == ("mine.jsonl:2", reason)
+    assert detail in bad.detail
+
+
+def test_blank_lines_and_a_byte_order_mark_are_no_rows(manifest):
+    rows = manifest(b'\xef\xbb\xbf{"audio": "1.wav", "text": "a"}', b"", b"  \r", GOOD, b"")
+    assert [type(row) for row in rows] == [Utterance, Utterance]
+
+
+def test_an_unknown_key_stops_the_run_and_names_the_nearest(manifest):
+    with pytest.raises(BlspError, match=r"mine\.jsonl, line 2: unknown key 'speeker'; .* 'speaker'"):
+        manifest(GOOD, {**GOOD, "speeker": "ann"})
+
+
+def test_an_unknown_split_stops_the_run_and_names_the_valid_ones(manifest):
+    with pytest.raises(BlspError, match="line 1: unknown split 'validation'; write one of train, dev, test"):
+        manifest({**GOOD, "split": "validation"})
+
+
+def test_a_missing_manifest_is_named(tmp_path):
+    with pytest.raises(BlspError, match=r"nowhere\.jsonl: No such file"):
+        list(read(tmp_path / "nowhere.jsonl"))
+    with pytest.raises(BlspError, match="Is a directory"):
+        list(read(tmp_path))

@@ -1,0 +1,79 @@
+"""Tiny random backbones, saved as checkpoints, and the model between them."""
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+)
+
+from blsp.files import sha256_of
+from blsp.miniature.llm import train_tokenizer
+from blsp.model import BlspConfig, BlspForConditionalGeneration, BlspProcessor
+
+WINDOW_S = 2
+SECOND = 16_000
+
+
+def save_backbones(folder: Path) -> dict[str, dict[str, object]]:
+    """The pins of a random Whisper (folder/speech) and a random Llama (folder/llm), as backbones.json has them."""
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(seed=1, conversation_count=200)
+    WhisperForConditionalGeneration(
+        WhisperConfig(
+            vocab_size=64,
+            num_mel_bins=80,
+            d_model=16,
+            encoder_layers=2,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=32,
+            decoder_ffn_dim=32,
+            max_source_positions=50 * WINDOW_S,
+            pad_token_id=0,
+            bos_token_id=0,
+            eos_token_id=0,
+            decoder_start_token_id=1,
+            init_std=0.2,
+        )
+    ).save_pretrained(folder / "speech")
+    WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_S).save_pretrained(folder / "speech")
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=24,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            initializer_range=0.2,
+        )
+    ).save_pretrained(folder / "llm")
+    tokenizer.save_pretrained(folder / "llm")
+    return {
+        part: {
+            "source": "local",
+            "name": str(folder / part),
+            "revision": None,
+            "sha256": sha256_of(folder / part),
+            "licence": "Apache-2.0",
+        }
+        for part in ("speech", "llm")
+    }
+
+
+def build(pins: dict[str, dict[str, object]]) -> tuple[BlspForConditionalGeneration, BlspProcessor]:
+    """A model with a random adapter between these backbones, and its processor."""
+    torch.manual_seed(1)
+    processor = BlspProcessor.from_backbones(
+        str(pins["speech"]["name"]), str(pins["llm"]["name"]), conv_layers=2
+    )
+    config = BlspConfig(conv_layers=2, bottleneck=8, audio_token_id=processor.audio_token_id, backbones=pins)
+    return BlspForConditionalGeneration.from_backbones(config).eval(), processor
