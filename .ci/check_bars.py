@@ -11,9 +11,7 @@ def main() -> int:
         name: {task: next(iter(metrics.values())) for task, metrics in tasks.items()}
         for name, tasks in report["systems"].items()
     }
-    value = {
-        (name, task): figure["value"] for name, tasks in systems.items() for task, figure in tasks.items()
-    }
+    value = {(name, task): figure["value"] for name, tasks in systems.items() for task, figure in tasks.items()}
     cascade_wer, cascade_bleu = value["cascade", "asr"], value["cascade", "st"]
     bars = [
         ("test utterances", report["test"]["utterances"], ">=", 300),

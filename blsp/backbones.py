@@ -26,15 +26,11 @@ def run(params: Params) -> None:
             _train_miniature(params, folder)
         for part in PARTS:
             if settings.source == "hub":
-                _download(
-                    getattr(settings, f"{part}_name"), getattr(settings, f"{part}_revision"), folder / part
-                )
+                _download(getattr(settings, f"{part}_name"), getattr(settings, f"{part}_revision"), folder / part)
             elif settings.source == "local":
                 _copy(Path(getattr(settings, f"{part}_name")), folder / part)
             if not list((folder / part).glob("*.safetensors")):
-                raise BlspError(
-                    f"backbones.{part}_name: {getattr(settings, f'{part}_name')} has no *.safetensors file"
-                )
+                raise BlspError(f"backbones.{part}_name: {getattr(settings, f'{part}_name')} has no *.safetensors file")
         write_json(folder / PINS_FILE.name, {part: _pin(settings, part, folder / part) for part in PARTS})
     for part, pin in pins().items():
         print(f"{part}: {pin['source']}, SHA-256 {pin['sha256'][:12]}…, {pin['licence']}")

@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.stage == "track":
             from blsp import tracking
 
-            print(f"MLflow run {tracking.sync(params)}")
+            run_id = tracking.sync(params)
+            print(f"MLflow run {run_id}" if run_id else "nothing recorded: BLSP_TRACKING=off")
         else:
             importlib.import_module(STAGES[options.stage][0]).run(params)
     except BlspError as error:

@@ -52,9 +52,7 @@ def check_gates(
     Raises BlspError, naming gate and figure, where a figure is missing: a gate that cannot be judged must not
     pass, and a refusal would look like a bad model.
     """
-    return tuple(
-        check for metric, gate in gates.items() for check in _checks(metric, gate, figures, champion)
-    )
+    return tuple(check for metric, gate in gates.items() for check in _checks(metric, gate, figures, champion))
 
 
 def table(checks: Sequence[Check]) -> str:
@@ -63,13 +61,10 @@ def table(checks: Sequence[Check]) -> str:
     for check in checks:
         bound = f"{'>=' if check.lowest else '<='} {check.bound:.4g}"
         verdict = "holds" if check.holds else "FAILS"
-        rows.append(
-            (check.metric, f"{check.value:.4g}", bound, f"{check.margin:+.4g}", check.source, verdict)
-        )
+        rows.append((check.metric, f"{check.value:.4g}", bound, f"{check.margin:+.4g}", check.source, verdict))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 

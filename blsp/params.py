@@ -2,22 +2,26 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from blsp.errors import BlspError
 
 PARAMS_FILE = "params.yaml"
 
+COMMIT = "^[0-9a-f]{40}$"
+NAME = "^[a-z][a-z0-9_]*$"
+
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Revision = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
+Revision = Annotated[str, Field(pattern=COMMIT)]
 Instruction = Annotated[str, Field(min_length=1)]
-FieldName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
+FieldName = Annotated[str, Field(pattern=NAME)]
 
 
 class ParamsError(BlspError):
@@ -27,7 +31,13 @@ class ParamsError(BlspError):
 class Record(BaseModel):
     """A frozen record that refuses unknown keys, wrong types and values out of range."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _refuse_empty_range(record: Record, lowest: str, highest: str) -> None:
+    low, high = getattr(record, lowest), getattr(record, highest)
+    if low >= high:
+        raise ValueError(f"{lowest} {low:g} is not below {highest} {high:g}")
 
 
 class Transformer(Record):
@@ -81,9 +91,12 @@ class Backbones(Record):
         for part in ("speech", "llm"):
             name, revision = getattr(self, f"{part}_name"), getattr(self, f"{part}_revision")
             if self.source != "miniature" and not name:
-                raise ValueError(f"source {self.source} needs {part}_name")
+                wanted = "owner/name on the hub" if self.source == "hub" else "a folder"
+                raise ValueError(f"where source is {self.source}, {part}_name must be {wanted}; found {_shown(name)}")
             if self.source == "hub" and not revision:
-                raise ValueError(f"source hub needs {part}_revision, the 40-digit commit of {name}")
+                raise ValueError(
+                    f"where source is hub, {part}_revision must be the 40-digit commit of {name}; found null"
+                )
         return self
 
 
@@ -103,13 +116,16 @@ class Corpus(Record):
     @model_validator(mode="after")
     def consistent(self) -> Self:
         if self.source == "manifest" and not self.manifest:
-            raise ValueError("source manifest needs manifest, the path of a JSONL file")
-        if self.min_duration_s >= self.max_duration_s:
             raise ValueError(
-                f"min_duration_s {self.min_duration_s} is not below max_duration_s {self.max_duration_s}"
+                f"where source is manifest, manifest must be the path of a JSONL file; found {_shown(self.manifest)}"
             )
+        _refuse_empty_range(self, "min_duration_s", "max_duration_s")
+        _refuse_empty_range(self, "min_chars_per_s", "max_chars_per_s")
         if self.dev_share + self.test_share >= 1:
-            raise ValueError("dev_share and test_share leave nothing to train on")
+            raise ValueError(
+                f"dev_share {self.dev_share:g} and test_share {self.test_share:g} leave nothing to train on; "
+                "together they must be less than 1"
+            )
         return self
 
 
@@ -127,6 +143,11 @@ class Validate(Record):
     max_length_share: Share
     max_copy_share: Share
     max_drop_share: Share
+
+    @model_validator(mode="after")
+    def consistent(self) -> Self:
+        _refuse_empty_range(self, "min_chars_per_s", "max_chars_per_s")
+        return self
 
 
 class Train(Record):
@@ -192,8 +213,8 @@ class Params(Record):
         for name in self.train.shares:
             if name not in self.continuations.behaviours:
                 raise ValueError(
-                    f"train.shares.{name} names no behaviour of continuations.behaviours "
-                    f"({', '.join(self.continuations.behaviours)})"
+                    f"train.shares.{name} is no behaviour that is written; continuations.behaviours has "
+                    f"{', '.join(self.continuations.behaviours)}"
                 )
         return self
 
@@ -209,41 +230,91 @@ def load_params(path: str | Path = PARAMS_FILE) -> Params:
         raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; run blsp where params.yaml is") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: not readable as YAML: {error}") from error
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ParamsError(f"{path}, line {line}: not YAML: {error.problem}") from None
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise ParamsError(f"{path}: cannot be read: {error}") from None
     if not isinstance(raw, dict):
-        raise ParamsError(f"{path}: expected sections such as `train:`, found {type(raw).__name__}")
+        raise ParamsError(f"{path}: must hold sections such as `train:`; found {_shown(raw)}")
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(fault) for fault in error.errors()]
-        raise ParamsError(f"{path}: " + "\n".join(lines)) from None
+        faults = [_explain(fault) for fault in error.errors()]
+        start = "\n  " if len(faults) > 1 else " "
+        raise ParamsError(f"{path}:" + "".join(start + fault for fault in faults)) from None
 
 
 def _explain(fault: Any) -> str:
-    key = ".".join(str(part) for part in fault["loc"] if part != "[key]") or "the whole file"
-    if fault["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(fault["loc"][-1]), _keys_at(fault["loc"][:-1]), n=1, cutoff=0)
-        hint = (
-            f"; the nearest valid key is {'.'.join([*map(str, fault['loc'][:-1]), close[0]])}"
-            if close
-            else ""
-        )
-        return f"{key}: unknown key{hint}"
-    if fault["type"] == "missing":
-        return f"{key}: missing; add it"
-    if fault["type"] == "value_error":
-        return f"{key}: {fault['ctx']['error']}"
-    message = fault["msg"][0].lower() + fault["msg"][1:]
-    return f"{key}: {message}; found {fault['input']!r} ({type(fault['input']).__name__})"
+    """One line about one of pydantic's faults, in the words of a params file."""
+    kind, location, context = fault["type"], fault["loc"], fault.get("ctx", {})
+    is_key = location[-1:] == ("[key]",)
+    location = location[:-1] if is_key else location
+    if kind == "extra_forbidden" or (is_key and kind == "literal_error"):
+        return f"{_path(location)}: unknown key{_nearest(location)}"
+    if kind == "missing":
+        return f"{_path(location)}: missing; add it"
+    if kind == "value_error":
+        return f"{_path(location)}: {context['error']}" if location else str(context["error"])
+    if kind == "string_pattern_mismatch":
+        wanted = _PATTERNS[context["pattern"]]
+    elif kind in _WANTED:
+        wanted = _WANTED[kind].format_map(context)
+    else:
+        wanted = fault["msg"][0].lower() + fault["msg"][1:]
+    return f"{_path(location)}: must be {wanted}; found {_shown(fault['input'])}"
+
+
+_PATTERNS = {
+    COMMIT: "a commit in full, 40 digits of 0-9 and a-f (a branch or tag may move)",
+    NAME: "a name of small letters, digits and _ that begins with a letter",
+}
+
+_WANTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "finite_number": "a finite number",
+    "greater_than": "greater than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "literal_error": "{expected}",
+    "string_too_short": "text that is not empty",
+    "too_short": "a section with at least one key",
+    "dict_type": "a section of `key: value` lines",
+    "model_type": "a section of `key: value` lines",
+}
+
+
+def _path(location: tuple[Any, ...]) -> str:
+    return ".".join(map(str, location))
+
+
+def _shown(value: Any) -> str:
+    # As params.yaml would have it: null, true, 'text'.
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _nearest(location: tuple[Any, ...]) -> str:
+    close = difflib.get_close_matches(str(location[-1]), _keys_at(location[:-1]), n=1, cutoff=0)
+    return f"; the nearest valid key is {_path((*location[:-1], close[0]))}" if close else ""
 
 
 def _keys_at(location: tuple[Any, ...]) -> list[str]:
-    record: Any = Params
+    """The keys that the section at `location` may have; none where it may have any."""
+    section: Any = Params
     for part in location:
-        field = next((f for name, f in record.model_fields.items() if part in (name, f.alias)), None)
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return [name for name in Gate.model_fields] if location[:2] == ("promote", "gates") else []
-        record = annotation
-    return [field.alias or name for name, field in record.model_fields.items()]
+        if get_origin(section) is dict:
+            section = get_args(section)[1]
+        else:
+            fields = section.model_fields.items()
+            section = next(field.annotation for name, field in fields if part in (name, field.alias))
+    if get_origin(section) is dict:
+        return list(get_args(get_args(section)[0]))
+    return [field.alias or name for name, field in section.model_fields.items()]

@@ -1,6 +1,7 @@
 """What a stage leaves on Prefect's pages: progress and metrics. A server that is away stops no stage."""
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import Awaitable
@@ -27,18 +28,26 @@ class Progress:
         self._seen: tuple[str, int] | None = None
         self._published: tuple[str, int] | None = None
         self._artifact: UUID | None = None
+        self._ended = asyncio.Event()
 
     def see(self, label: str, percent: int) -> None:
         """Nothing; the next update shows `percent` of what `label` names."""
         self._seen = (label, percent)
 
-    async def publish(self) -> None:
-        """Never returns: cancel it when the stage ends."""
-        while True:
-            await asyncio.sleep(PROGRESS_EVERY_S)
-            await self.flush()
+    def end(self) -> None:
+        """Nothing; `publish` returns soon, after it has shown what was seen last."""
+        self._ended.set()
 
-    async def flush(self) -> None:
+    async def publish(self) -> None:
+        """Nothing, once `end` was called. Cancelling instead could cut off the call that makes the artifact, and
+        the next one would make a second."""
+        while not self._ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), PROGRESS_EVERY_S)
+            await self._flush()
+        await self._flush()  # what was seen while the last call was under way
+
+    async def _flush(self) -> None:
         """Nothing; afterwards the artifact shows what was seen last. Without any progress there is none."""
         if self._seen is None or self._seen == self._published:
             return

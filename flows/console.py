@@ -13,6 +13,7 @@ _REPEATED = (
     "Starting temporary server",
     "Stopping temporary server",
     "Still processing items",
+    "Crash detected! Execution was cancelled",
 )
 
 

@@ -112,9 +112,7 @@ def _run_settings(name: str, meta: dict[str, Any]) -> dict[str, Any]:
         value = meta[key]
         if isinstance(value, bool) or not isinstance(value, kinds) or value < least:
             kind = "a whole number" if kinds is int else "a number"
-            raise BlspError(
-                f"dvc.yaml: stages.{name}.meta.{key} is {value!r}: must be {kind}, {least} or more."
-            )
+            raise BlspError(f"dvc.yaml: stages.{name}.meta.{key} is {value!r}: must be {kind}, {least} or more.")
         return value
 
     settings: dict[str, Any] = {}

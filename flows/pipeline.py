@@ -84,9 +84,7 @@ async def _in_turn(stage: Stage, remote: bool, upstream: Sequence[asyncio.Task[O
         tags=stage.tags,
     )
     started_s = time.monotonic()
-    state = await cast(
-        Awaitable[State[Any]], as_meta_says(stage, remote, stale, blocked_by, return_state=True)
-    )
+    state = await cast(Awaitable[State[Any]], as_meta_says(stage, remote, stale, blocked_by, return_state=True))
     return Outcome(stage.name, state, time.monotonic() - started_s)
 
 
@@ -117,10 +115,11 @@ async def run_stage(stage: Stage, remote: bool, stale: bool, blocked_by: str | N
     publisher = asyncio.create_task(progress.publish())
     try:
         ended = await repro(stage, remote, log.info, show_bar)
+        progress.end()
+        await publisher
     finally:
         publisher.cancel()
     took = f"{time.monotonic() - started_s:.0f} s"
-    await progress.flush()
     if ended.how == "failed":
         log.error("failed after %s: %s", took, ended.reason)
         attempt = task_run.run_count

@@ -83,9 +83,7 @@ def test_a_champion_that_later_gates_exclude_is_reported(trained: Trained, store
 
 def test_nothing_is_registered_when_a_gate_has_no_figure(trained: Trained, store: Store) -> None:
     gates = {"speech.asr.cer": Gate(max=0.1)}
-    params = trained.params.model_copy(
-        update={"promote": trained.params.promote.model_copy(update={"gates": gates})}
-    )
+    params = trained.params.model_copy(update={"promote": trained.params.promote.model_copy(update={"gates": gates})})
     with pytest.raises(BlspError, match=r"promote\.gates\.speech\.asr\.cer: needs speech\.asr\.cer"):
         promote(params)
     assert versions(store, trained) == []

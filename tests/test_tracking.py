@@ -35,10 +35,7 @@ def recorded(store: Store, run_id: str) -> dict[str, dict[int, float]]:
 
 
 def expected(rows: list[dict[str, Any]]) -> dict[str, dict[int, float]]:
-    return {
-        f"curve/{name}": {row["step"]: row[name] for row in rows if name in row}
-        for name in ("loss", "dev_kl")
-    }
+    return {f"curve/{name}": {row["step"]: row[name] for row in rows if name in row} for name in ("loss", "dev_kl")}
 
 
 def mirror(trained: Trained, rows: list[dict[str, Any]], *, finished: bool) -> int:
@@ -162,6 +159,30 @@ def test_sync_says_what_is_missing(trained: Trained) -> None:
         tracking.sync(trained.params)
     Path("reports/train_log.jsonl").unlink()
     with pytest.raises(BlspError, match=r"reports/train_log\.jsonl: not there.*run `dvc repro train`"):
+        tracking.sync(trained.params)
+
+
+def test_the_commit_is_recorded_and_whether_the_code_was_exactly_that(trained: Trained) -> None:
+    def git(*command: str) -> str:
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        done = subprocess.run(["git", *identity, *command], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    assert "blsp.git_dirty" not in local.read_local(trained.params).tags  # no repository: nothing to say
+    git("init")
+    git("add", "dvc.lock")
+    git("commit", "-m", "first")
+    tags = local.read_local(trained.params).tags
+    assert (tags["mlflow.source.git.commit"], tags["blsp.git_dirty"]) == (git("rev-parse", "HEAD"), "false")
+    Path("dvc.lock").write_text("stages: {}")
+    changed = local.read_local(trained.params)
+    assert changed.tags["blsp.git_dirty"] == "true"
+    assert changed.datasets == {}
+
+
+def test_a_broken_dvc_lock_is_named(trained: Trained) -> None:
+    Path("dvc.lock").write_text("schema: '2.0'")
+    with pytest.raises(BlspError, match=r"dvc\.lock: not as DVC writes it"):
         tracking.sync(trained.params)
 
 

@@ -64,9 +64,7 @@ def server(folder: Path, port: int) -> Iterator[None]:
             with contextlib.suppress(urllib.error.URLError, ConnectionError):
                 if urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status == 200:
                     break
-            assert process.poll() is None and time.monotonic() < deadline_s, (
-                folder / "server.log"
-            ).read_text()
+            assert process.poll() is None and time.monotonic() < deadline_s, (folder / "server.log").read_text()
             time.sleep(0.2)
         yield
     finally:

@@ -72,8 +72,6 @@ def save_backbones(folder: Path) -> dict[str, dict[str, object]]:
 def build(pins: dict[str, dict[str, object]]) -> tuple[BlspForConditionalGeneration, BlspProcessor]:
     """A model with a random adapter between these backbones, and its processor."""
     torch.manual_seed(1)
-    processor = BlspProcessor.from_backbones(
-        str(pins["speech"]["name"]), str(pins["llm"]["name"]), conv_layers=2
-    )
+    processor = BlspProcessor.from_backbones(str(pins["speech"]["name"]), str(pins["llm"]["name"]), conv_layers=2)
     config = BlspConfig(conv_layers=2, bottleneck=8, audio_token_id=processor.audio_token_id, backbones=pins)
     return BlspForConditionalGeneration.from_backbones(config).eval(), processor

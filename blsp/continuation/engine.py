@@ -26,9 +26,7 @@ def write_answers(
     answers: list[Answer | None] = [None] * len(ids)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        batch = tokenizer.pad(
-            {"input_ids": [ids[row] for row in rows]}, padding_side="left", return_tensors="pt"
-        )
+        batch = tokenizer.pad({"input_ids": [ids[row] for row in rows]}, padding_side="left", return_tensors="pt")
         batch = batch.to(model.device)
         written = greedy(model, tokenizer, max_new_tokens, **batch)
         for row, answer in zip(rows, written, strict=True):

@@ -60,9 +60,7 @@ def _write_shard(
         prompt = build_prompt(tokenizer, instruction, " " + transcript)
         length = len(tokenizer(prompt, add_special_tokens=False).input_ids)
         if length >= settings.max_prompt_tokens:
-            report.drop(
-                cut.id, behaviour, "prompt_too_long", f"{length} tokens, limit {settings.max_prompt_tokens}"
-            )
+            report.drop(cut.id, behaviour, "prompt_too_long", f"{length} tokens, limit {settings.max_prompt_tokens}")
             progress.update()
         else:
             transcripts[cut.id], prompts[cut.id] = transcript, prompt

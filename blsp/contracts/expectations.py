@@ -32,9 +32,7 @@ def suites(params: Params) -> "dict[str, ExpectationSuite]":
         "corpus": _corpus(params),
         "continuations": _continuations(params),
     }
-    return {
-        table: gx.ExpectationSuite(name=table, expectations=rules) for table, rules in expectations.items()
-    }
+    return {table: gx.ExpectationSuite(name=table, expectations=rules) for table, rules in expectations.items()}
 
 
 def _rule(
@@ -278,7 +276,7 @@ def _of_behaviour(behaviour: str, params: Params) -> "list[Expectation]":
             _rule(
                 gxe.ExpectColumnValuesToBeInSet,
                 f"{behaviour} is no copy",
-                f"At most {100 * limits.max_copy_share:g}% of the rows of `{behaviour}` only say their transcript again.",
+                f"At most {100 * limits.max_copy_share:g}% of the rows of `{behaviour}` only repeat their transcript.",
                 "Look at the rows: an LLM that copies does not follow the instruction. Reword it under "
                 "continuations.behaviours, use another LLM, or raise validate.max_copy_share.",
                 column="is_copy",

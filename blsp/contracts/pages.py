@@ -71,9 +71,7 @@ class IndexRenderer:
         for key in store.list_keys():
             results = store.get(key)
             found[results.suite_name] = verdicts_of(results)
-        pages = {
-            link["expectation_suite_name"]: link["filepath"] for link in links.get("validations_links", [])
-        }
+        pages = {link["expectation_suite_name"]: link["filepath"] for link in links.get("validations_links", [])}
         tables = [{"name": name, "page": pages[name], "verdicts": found[name]} for name in found]
         stops = sum(verdict.stops for verdicts in found.values() for verdict in verdicts)
         return {"template": "index.html.j2", "tables": tables, "stops": stops}
@@ -82,9 +80,7 @@ class IndexRenderer:
 class View:
     """Turns a renderer's contents into HTML."""
 
-    def __init__(
-        self, custom_styles_directory: str | None = None, custom_views_directory: str | None = None
-    ) -> None:
+    def __init__(self, custom_styles_directory: str | None = None, custom_views_directory: str | None = None) -> None:
         import jinja2
 
         self._environment = jinja2.Environment(

@@ -58,10 +58,7 @@ def read_corpus(corpus_dir: str | Path = CORPUS_DIR) -> pd.DataFrame:
     Raises BlspError where there is no corpus, or a shard is missing.
     """
     rows = [
-        _corpus_row(cut, split)
-        for split in SPLITS
-        for shard in iter_shards(split, corpus_dir)
-        for cut in shard.cuts()
+        _corpus_row(cut, split) for split in SPLITS for shard in iter_shards(split, corpus_dir) for cut in shard.cuts()
     ]
     table = pd.DataFrame(rows, columns=CORPUS_COLUMNS)
     for column in ("sentence", "speaker"):

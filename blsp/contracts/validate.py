@@ -96,9 +96,7 @@ def judge(found: "dict[str, pd.DataFrame]", params: Params, docs_folder: str | P
             if key.expectation_suite_identifier.name == name:
                 context.validation_results_store.set(key, results)
     context.build_data_docs()
-    shutil.rmtree(
-        Path(docs_folder) / "static", ignore_errors=True
-    )  # 4 MB of fonts and pictures for its own pages
+    shutil.rmtree(Path(docs_folder) / "static", ignore_errors=True)  # 4 MB of fonts and pictures for its own pages
     return verdicts
 
 

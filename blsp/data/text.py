@@ -37,11 +37,15 @@ def normalise(text: str, normalizer: Normalizer) -> str:
     Raises Unusable where no word is left: `noise_only` where there were noise tags, otherwise `empty_text`.
     """
     spoken, noises = _NOISE_TAG.subn(" ", text)
-    spoken = _PUNCTUATION_TAG.sub(lambda tag: _PUNCTUATION[tag[1].upper()], spoken)
-    spoken = " ".join(_function(normalizer)(spoken).split())
+    spoken = plain_words(_PUNCTUATION_TAG.sub(lambda tag: _PUNCTUATION[tag[1].upper()], spoken), normalizer)
     if not any(character.isalnum() for character in spoken):
         raise Unusable("noise_only" if noises else "empty_text", f"{text!r} has no words")
     return spoken
+
+
+def plain_words(text: str, normalizer: Normalizer) -> str:
+    """The text after `normalizer`, words separated by single spaces; possibly empty."""
+    return " ".join(_function(normalizer)(text).split())
 
 
 def sentence_key(text: str) -> str:
@@ -56,7 +60,7 @@ def _function(normalizer: Normalizer) -> Callable[[str], str]:
     if normalizer == "whisper_english":
         from whisper_normalizer.english import EnglishTextNormalizer
 
-        return EnglishTextNormalizer()  # type: ignore[no-any-return]
+        return EnglishTextNormalizer()
     from whisper_normalizer.basic import BasicTextNormalizer
 
-    return BasicTextNormalizer()  # type: ignore[no-any-return]
+    return BasicTextNormalizer()

@@ -7,7 +7,7 @@ from tqdm import tqdm
 from blsp import tracking
 from blsp.backbones import pins
 from blsp.data.batches import evaluation_batches
-from blsp.data.text import normalise
+from blsp.data.text import plain_words
 from blsp.evaluation import report
 from blsp.evaluation.metrics import Figure, Resampling, ratio
 from blsp.evaluation.systems import System, cascade_system, speech_system, text_system
@@ -21,6 +21,13 @@ EXAMPLES_PER_TASK = 5
 
 def run(params: Params) -> None:
     """Nothing; afterwards reports/ holds evaluation.json, evaluation.md and figures/."""
+    with tracking.mirror_after(params):  # MLflow is imported beside the evaluation, not after it
+        evaluation = _evaluate(params)
+        report.write(evaluation)
+    print(report.table(evaluation))
+
+
+def _evaluate(params: Params) -> dict[str, Any]:
     from accelerate.utils import set_seed
 
     from blsp.model import BlspForConditionalGeneration, BlspProcessor
@@ -42,10 +49,10 @@ def run(params: Params) -> None:
         settings.confidence,
         settings.seed,
         params.corpus.normalizer,
-        lambda text: normalise(text, params.corpus.normalizer),
+        lambda text: plain_words(text, params.corpus.normalizer),
     )
     figures, examples = compare(systems, params, items, resampling)
-    evaluation = {
+    return {
         "systems": figures,
         "alignment": alignment(model, processor, params, resampling),
         "test": {"utterances": len(items), "audio_s": sum(len(item.samples) for item in items) / 16_000},
@@ -54,9 +61,6 @@ def run(params: Params) -> None:
         "adapter_sha256": sha256_of(ADAPTER_DIR),
         "backbones": pins(),
     }
-    with tracking.mirror_after(params):
-        report.write(evaluation)
-    print(report.table(evaluation))
 
 
 def compare(

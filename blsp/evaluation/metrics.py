@@ -42,9 +42,7 @@ def bootstrap(
     tail = 50 * (1 - resampling.confidence)
     low, high = np.percentile(drawn, [tail, 100 - tail])
     signature = f"{signature}|bootstrap:{resampling.samples}|seed:{resampling.seed}"
-    return Figure(
-        value=float(compute(statistics.sum(0))), low=float(low), high=float(high), n=n, signature=signature
-    )
+    return Figure(value=float(compute(statistics.sum(0))), low=float(low), high=float(high), n=n, signature=signature)
 
 
 def word_error_rate(answers: list[str], references: list[str], resampling: Resampling) -> Figure:
@@ -86,9 +84,7 @@ def bleu(answers: list[str], references: list[str], resampling: Resampling) -> F
 
 def accuracy(answers: list[str], references: list[str], resampling: Resampling) -> Figure:
     """The share of answers equal to their references, but for case, punctuation and underscores."""
-    hits = [
-        [plain(answer) == plain(reference)] for answer, reference in zip(answers, references, strict=True)
-    ]
+    hits = [[plain(answer) == plain(reference)] for answer, reference in zip(answers, references, strict=True)]
     return bootstrap(
         np.array(hits, dtype=float),
         lambda total: total[0] / len(hits),
@@ -97,9 +93,7 @@ def accuracy(answers: list[str], references: list[str], resampling: Resampling) 
     )
 
 
-def ratio(
-    numerators: list[float], denominators: list[float], resampling: Resampling, signature: str
-) -> Figure:
+def ratio(numerators: list[float], denominators: list[float], resampling: Resampling, signature: str) -> Figure:
     """The sum of numerators over the sum of denominators, resampled over items."""
     statistics = np.array([numerators, denominators], dtype=float).T
     return bootstrap(statistics, lambda total: total[0] / total[1], resampling, signature)

@@ -40,8 +40,7 @@ def table(evaluation: dict[str, Any]) -> str:
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = [header, ["-" * width for width in widths], *rows]
     aligned = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-        for line in lines
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
     ]
     gap = evaluation["alignment"]
     closing = (
@@ -61,8 +60,8 @@ def _page(evaluation: dict[str, Any]) -> str:
     lines = [
         "# Evaluation",
         "",
-        f"{test['utterances']} test utterances ({test['audio_s'] / 60:.1f} minutes); sentences and voices of test are in "
-        "no training data. Intervals are 95 % bootstrap intervals over utterances.",
+        f"{test['utterances']} test utterances ({test['audio_s'] / 60:.1f} minutes); their sentences and voices are "
+        "in no training data. Intervals are 95 % bootstrap intervals over utterances.",
         "",
         table(evaluation),
         "",
@@ -79,14 +78,8 @@ def _page(evaluation: dict[str, Any]) -> str:
         lines += [f"- {system}: {example[system]}" for system in evaluation["systems"]] + [""]
     lines += ["## Signatures", ""]
     for name, figures in evaluation["systems"]["speech"].items():
-        lines += [
-            f"- {name}.{metric}: n={figure['n']} `{figure['signature']}`"
-            for metric, figure in figures.items()
-        ]
-    lines += [
-        f"- {name}: n={figure['n']} `{figure['signature']}`"
-        for name, figure in evaluation["alignment"].items()
-    ]
+        lines += [f"- {name}.{metric}: n={figure['n']} `{figure['signature']}`" for metric, figure in figures.items()]
+    lines += [f"- {name}: n={figure['n']} `{figure['signature']}`" for name, figure in evaluation["alignment"].items()]
     return "\n".join(lines) + "\n"
 
 
@@ -99,12 +92,8 @@ def _draw_systems(evaluation: dict[str, Any], path: Path) -> None:
         for position, (system, figures) in enumerate(systems.items()):
             value, low, high = (figures[name][metric][key] for key in ("value", "low", "high"))
             axis.bar(position, value, color=COLOURS[system], width=0.7)
-            axis.errorbar(
-                position, value, [[max(value - low, 0)], [max(high - value, 0)]], color="black", capsize=3
-            )
-            axis.annotate(
-                f"{value:.3g}", (position, high), (0, 3), textcoords="offset points", ha="center", fontsize=8
-            )
+            axis.errorbar(position, value, [[max(value - low, 0)], [max(high - value, 0)]], color="black", capsize=3)
+            axis.annotate(f"{value:.3g}", (position, high), (0, 3), textcoords="offset points", ha="center", fontsize=8)
         axis.set_xticks(range(len(systems)), list(systems), fontsize=8)
         axis.set_title(
             f"{TASKS[name].title}\n{metric}, {'lower' if metric == 'wer' else 'higher'} is better", fontsize=9

@@ -57,9 +57,7 @@ def transcribe(clips: list[Any], batch_size: int) -> list[str]:
     model, extractor, tokenizer = load_speech_model()
     size = extractor.n_samples
     windows = [
-        (row, clip[start : start + size])
-        for row, clip in enumerate(clips)
-        for start in range(0, len(clip), size)
+        (row, clip[start : start + size]) for row, clip in enumerate(clips) for start in range(0, len(clip), size)
     ]
     texts: list[list[str]] = [[] for _ in clips]
     for start in tqdm(range(0, len(windows), batch_size), desc="recogniser", unit="batch"):

@@ -60,11 +60,13 @@ def sentences(split: Split, seed: int) -> Iterator[Sentence]:
 def distinct_sentences(split: Split, seed: int, count: int) -> list[Sentence]:
     """`count` sentences of one split, no two with the same text. Raises ValueError where the grammar has too few."""
     found: dict[str, Sentence] = {}
-    for tried, sentence in enumerate(sentences(split, seed)):
+    known_in_a_row = 0
+    for sentence in sentences(split, seed):
+        known_in_a_row = known_in_a_row + 1 if sentence.text in found else 0
         found.setdefault(sentence.text, sentence)
         if len(found) == count:
             return list(found.values())
-        if tried > 50 * count:
+        if known_in_a_row == 1000:
             break
     raise ValueError(f"the grammar gave {len(found)} distinct {split} sentences, {count} were asked for")
 
@@ -87,8 +89,7 @@ def compose(intent: str, values: dict[str, str], carrier_index: int, asked: str 
         answer=values[asked] if asked else None,
         answer_german=german[asked] if asked else None,
         continuations=tuple(
-            f"{carrier.answer_english} {line.format(**values)}{ending}"
-            for line in wording.continuations_english
+            f"{carrier.answer_english} {line.format(**values)}{ending}" for line in wording.continuations_english
         ),
         continuations_german=tuple(
             f"{carrier.answer_german} {_capital(line.format(**german))}{ending_german}"

@@ -1,6 +1,8 @@
 """The miniature's chat LLM: a small Llama trained from scratch to follow written instructions."""
 
 import itertools
+import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -21,6 +23,9 @@ CHAT_TEMPLATE = (
 VOCABULARY = 2000
 MAX_POSITIONS = 256
 IGNORED = -100
+EMBEDDING_STD = 0.02
+FINAL_SCALE = 8.0
+BATCHES_A_POOL = 16
 
 
 def train_llm(settings: MiniatureLlm, seed: int, folder: Path) -> None:
@@ -42,17 +47,17 @@ def train_llm(settings: MiniatureLlm, seed: int, folder: Path) -> None:
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
-            initializer_range=float(__import__("os").environ.get("INIT", "0.02")),
+            initializer_range=settings.width**-0.5,
         )
     )
+    _initialise(model, settings.width)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, settings.steps, pct_start=0.1)
-    stream = conversations("train", seed)
+    batches = _batches(settings.batch_size, seed)
     model.train()
     with tqdm(total=settings.steps, desc="LLM", unit="step", mininterval=2) as progress:
         for _ in range(settings.steps):
-            batch = _collate(tokenizer, list(itertools.islice(stream, settings.batch_size)))
-            loss = _answer_loss(model, batch)
+            loss = _answer_loss(model, _collate(tokenizer, next(batches)))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -65,10 +70,33 @@ def train_llm(settings: MiniatureLlm, seed: int, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+@torch.no_grad()
+def _initialise(model: LlamaForCausalLM, width: int) -> None:
+    """Nothing; each attention layer then starts by passing on the words it looks at, and that is what is said.
+
+    Answers here mostly repeat words of the prompt. W_O W_V starts near the identity (after Trockman and Kolter
+    2023, Mimetic Initialization of Self-Attention Layers), embeddings start small beside what attention brings,
+    and the last norm scales that up to confident choices. From independent weights the LLM learns to copy
+    three times later.
+    """
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight.copy_(layer.self_attn.v_proj.weight.T)
+    model.model.embed_tokens.weight.mul_(EMBEDDING_STD * width**0.5)
+    model.model.norm.weight.fill_(FINAL_SCALE)
+
+
+def _batches(batch_size: int, seed: int) -> Iterator[list[tuple[str, str, str]]]:
+    """Endless batches of conversations of similar lengths."""
+    stream, rng = conversations("train", seed), random.Random(seed)
+    while True:
+        pool = sorted(itertools.islice(stream, BATCHES_A_POOL * batch_size), key=lambda triple: sum(map(len, triple)))
+        batches = [pool[start : start + batch_size] for start in range(0, len(pool), batch_size)]
+        rng.shuffle(batches)
+        yield from batches
+
+
 def _answer_loss(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    hidden = model.model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-    ).last_hidden_state
+    hidden = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
     targets = batch["labels"][:, 1:]
     wanted = targets != IGNORED
     return torch.nn.functional.cross_entropy(model.lm_head(hidden[:, :-1][wanted]), targets[wanted])
@@ -100,15 +128,11 @@ def train_tokenizer(seed: int, conversation_count: int = 20_000) -> PreTrainedTo
     )
 
 
-def _collate(
-    tokenizer: PreTrainedTokenizerFast, triples: list[tuple[str, str, str]]
-) -> dict[str, torch.Tensor]:
+def _collate(tokenizer: PreTrainedTokenizerFast, triples: list[tuple[str, str, str]]) -> dict[str, torch.Tensor]:
     """Right-padded ids (B, L), mask (B, L) and labels (B, L), IGNORED everywhere but on the answer and its end."""
     rows = []
     for instruction, text, answer in triples:
-        prompt = tokenizer(
-            build_prompt(tokenizer, instruction, " " + text), add_special_tokens=False
-        ).input_ids
+        prompt = tokenizer(build_prompt(tokenizer, instruction, " " + text), add_special_tokens=False).input_ids
         rows.append((prompt, tokenizer(answer + END, add_special_tokens=False).input_ids))
     longest = max(len(prompt) + len(answer) for prompt, answer in rows)
     ids = torch.full((len(rows), longest), tokenizer.pad_token_id)

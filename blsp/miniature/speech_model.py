@@ -3,7 +3,9 @@
 Axes: B utterances, M mel bins, T mel frames (100 a second), S encoder frames (50 a second), L tokens.
 """
 
+import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +45,7 @@ def train_speech_model(settings: Miniature, folder: Path) -> None:
     torch.manual_seed(settings.seed)
     rng = random.Random(settings.seed)
     spoken = spoken_sentences(settings, "train")
-    extractor = WhisperFeatureExtractor(
-        feature_size=MEL_BINS, hop_length=HOP, chunk_length=settings.speech.window_s
-    )
+    extractor = WhisperFeatureExtractor(feature_size=MEL_BINS, hop_length=HOP, chunk_length=settings.speech.window_s)
     tokenizer = _train_tokenizer([sentence.text for sentence, _ in spoken])
     clips = [
         speak(sentence.text, ESPEAK_LANGUAGE, prosody)
@@ -57,9 +57,7 @@ def train_speech_model(settings: Miniature, folder: Path) -> None:
     ctc_head = nn.Linear(settings.speech.width, len(tokenizer) + 1)
     parameters = [*model.parameters(), *ctc_head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=settings.speech.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.speech.lr, settings.speech.steps, pct_start=0.15
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.speech.lr, settings.speech.steps, pct_start=0.15)
     model.train()
     batches = _batches([clip.shape[1] for clip in features], settings.speech.batch_size, rng)
     with tqdm(total=settings.speech.steps, desc="speech model", unit="step", mininterval=2) as progress:
@@ -96,10 +94,8 @@ def _train_tokenizer(texts: list[str]) -> WhisperTokenizer:
         vocab_size=VOCABULARY, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     tokenizer.train_from_iterator((" " + text for text in texts), trainer)
-    model = tokenizer.model
-    merges = [tuple(merge) for merge in __import__("json").loads(tokenizer.to_str())["model"]["merges"]]
-    vocab = tokenizer.get_vocab()
-    whisper = WhisperTokenizer(vocab=vocab, merges=merges, pad_token=END)
+    merges = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
+    whisper = WhisperTokenizer(vocab=tokenizer.get_vocab(), merges=merges, pad_token=END)
     whisper.add_special_tokens({"additional_special_tokens": [START, NO_TIMESTAMPS]})
     return whisper
 
@@ -136,7 +132,7 @@ def _new_model(settings: MiniatureSpeech, tokenizer: WhisperTokenizer) -> Whispe
     return model
 
 
-def _batches(lengths: list[int], batch_size: int, rng: random.Random):
+def _batches(lengths: list[int], batch_size: int, rng: random.Random) -> Iterator[list[int]]:
     """Endless batches of row numbers, each of similar lengths; every row once an epoch."""
     while True:
         order = sorted(range(len(lengths)), key=lambda row: lengths[row] * rng.uniform(0.9, 1.1))
@@ -167,7 +163,7 @@ def _pad(features: list[torch.Tensor], frames: int | None) -> tuple[torch.Tensor
     lengths = torch.tensor([clip.shape[1] for clip in features])
     length = frames or int(lengths.max())
     padded = torch.stack(
-        [nn.functional.pad(clip, (0, length - clip.shape[1]), value=clip.min()) for clip in features]
+        [nn.functional.pad(clip, (0, length - clip.shape[1]), value=clip.min().item()) for clip in features]
     )
     return padded, (torch.arange(length) < lengths[:, None]).long()
 
@@ -182,7 +178,16 @@ def _mask_spectrogram(features: torch.Tensor, rng: random.Random) -> torch.Tenso
     return features
 
 
-def _loss(model, ctc_head, features, mask, labels, whole_window, ctc_weight):
+def _loss(
+    model: WhisperForConditionalGeneration,
+    ctc_head: nn.Linear,
+    features: torch.Tensor,
+    mask: torch.Tensor,
+    labels: list[list[int]],
+    whole_window: bool,
+    ctc_weight: float,
+) -> torch.Tensor:
+    """The decoder's cross-entropy and the encoder's CTC loss, weighted, on features (B, M, T) and mask (B, T)."""
     if whole_window:
         frames = model.get_encoder()(features).last_hidden_state
     else:
@@ -194,12 +199,9 @@ def _loss(model, ctc_head, features, mask, labels, whole_window, ctc_weight):
     targets = torch.full((len(labels), longest + 2), IGNORED)
     for row, ids in enumerate(labels):
         decoder_ids[row, : len(ids) + 2] = torch.tensor([start, no_timestamps, *ids])
-        targets[row, : len(ids) + 2] = torch.tensor([IGNORED, *ids, end])
-    targets[:, 0] = no_timestamps
+        targets[row, : len(ids) + 2] = torch.tensor([no_timestamps, *ids, end])
     logits = model(encoder_outputs=(frames,), decoder_input_ids=decoder_ids).logits
-    attention_loss = nn.functional.cross_entropy(
-        logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED
-    )
+    attention_loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
     log_probabilities = ctc_head(frames).log_softmax(-1).transpose(0, 1)
     ctc_loss = nn.functional.ctc_loss(
         log_probabilities,
@@ -210,6 +212,3 @@ def _loss(model, ctc_head, features, mask, labels, whole_window, ctc_weight):
         zero_infinity=True,
     )
     return (1 - ctc_weight) * attention_loss + ctc_weight * ctc_loss
-
-
-assert SAMPLING_RATE_HZ == 16_000

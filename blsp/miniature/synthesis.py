@@ -46,22 +46,19 @@ def voices_of(split: str) -> tuple[str, ...]:
 
     folder = Path(espeakng_loader.get_data_path()) / "voices" / "!v"
     held_out = {*TEST_VOICES, *DEV_VOICES, *EXCLUDED_VOICES}
-    return tuple(
-        sorted(file.name for file in folder.iterdir() if file.name not in held_out and " " not in file.name)
-    )
+    return tuple(sorted(file.name for file in folder.iterdir() if file.name not in held_out and " " not in file.name))
 
 
 def random_prosody(split: str, rng: random.Random) -> Prosody:
     """A voice of the split with a random rate, pitch and pitch range."""
-    return Prosody(
-        rng.choice(voices_of(split)), rng.randint(160, 230), rng.randint(30, 70), rng.randint(30, 70)
-    )
+    return Prosody(rng.choice(voices_of(split)), rng.randint(160, 230), rng.randint(30, 70), rng.randint(30, 70))
 
 
 def speak(text: str, language: str, prosody: Prosody) -> np.ndarray:
     """The spoken text: float32 mono samples (N,) at SAMPLING_RATE_HZ, peak 0.5, short silence at both ends.
 
-    Raises BlspError where espeak-ng has no such voice or says nothing.
+    espeak-ng keeps the phase of its oscillators from one text to the next: the same texts in the same order give
+    the same samples in every process. Raises BlspError where it has no such voice or says nothing.
     """
     return _synthesizer().speak(text, language, prosody)
 
@@ -95,6 +92,7 @@ class _Synthesizer:
         from scipy.signal import resample_poly
 
         library, name = self._library, f"{language}+{prosody.voice}"
+        library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # of breath and noise; espeak-ng seeds it with the time
         if library.espeak_SetVoiceByName(name.encode()) != 0:
             raise BlspError(f"espeak-ng has no voice {name!r}")
         library.espeak_SetParameter(_RATE, prosody.rate_wpm, 0)

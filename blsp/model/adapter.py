@@ -3,6 +3,8 @@
 Axes: B utterances, S encoder frames, A adapter frames, E encoder width, D LLM width.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -24,14 +26,11 @@ class ModalityAdapter(nn.Module):
     47,467,520 parameters for Whisper-small (E 768) and Llama-2-7B (D 4096) at bottleneck 512.
     """
 
-    def __init__(
-        self, encoder_width: int, llm_width: int, conv_layers: int, kernel: int, bottleneck: int
-    ) -> None:
+    def __init__(self, encoder_width: int, llm_width: int, conv_layers: int, kernel: int, bottleneck: int) -> None:
         super().__init__()
         widths = [encoder_width] * conv_layers + [llm_width]
         self.convs = nn.ModuleList(
-            nn.Conv1d(before, 2 * after, kernel, stride=2, padding=kernel // 2)
-            for before, after in zip(widths, widths[1:], strict=False)
+            nn.Conv1d(before, 2 * after, kernel, stride=2, padding=kernel // 2) for before, after in pairwise(widths)
         )
         self.down = nn.Linear(llm_width, bottleneck, bias=False)
         self.up = nn.Linear(bottleneck, llm_width, bias=False)

@@ -1,6 +1,6 @@
 """What a saved adapter says of itself: its shape, its placeholder, and the backbones it is pinned to."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -15,11 +15,11 @@ class BlspConfig(PreTrainedConfig):
     """
 
     model_type = "blsp"
-    sub_configs = {"audio_config": AutoConfig, "text_config": AutoConfig}
+    sub_configs: ClassVar[dict[str, Any]] = {"audio_config": AutoConfig, "text_config": AutoConfig}
     has_no_defaults_at_init = True
 
-    audio_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    audio_config: Any = None
+    text_config: Any = None
     audio_token: str = AUDIO_TOKEN
     audio_token_id: int = -1
     conv_layers: int = 3

@@ -17,9 +17,7 @@ class Answer:
 
 
 @torch.inference_mode()
-def greedy(
-    model: PreTrainedModel, tokenizer: Any, max_new_tokens: int, **inputs: torch.Tensor
-) -> list[Answer]:
+def greedy(model: PreTrainedModel, tokenizer: Any, max_new_tokens: int, **inputs: torch.Tensor) -> list[Answer]:
     """One greedy answer a row of left-padded model inputs, whatever the checkpoint's own sampling settings are."""
     prompt_length = inputs["input_ids"].shape[1]
     output = model.generate(

@@ -5,7 +5,7 @@ D LLM width, V vocabulary.
 """
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from safetensors.torch import load_file
@@ -42,7 +42,7 @@ class BlspForConditionalGeneration(PreTrainedModel, GenerationMixin):
     input_modalities = ("audio", "text")
     _supports_sdpa = True
     _supports_attention_backend = True
-    _no_split_modules = ["WhisperEncoderLayer"]
+    _no_split_modules: ClassVar[list[str]] = ["WhisperEncoderLayer"]
 
     def __init__(
         self,
@@ -74,9 +74,7 @@ class BlspForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         for part in ("speech", "llm"):
             check_backbone(config, part)
-        (speech, speech_revision), (llm, llm_revision) = (
-            backbone_source(config, part) for part in ("speech", "llm")
-        )
+        (speech, speech_revision), (llm, llm_revision) = (backbone_source(config, part) for part in ("speech", "llm"))
         whisper = WhisperForConditionalGeneration.from_pretrained(speech, revision=speech_revision)
         language_model = AutoModelForCausalLM.from_pretrained(llm, revision=llm_revision)
         config.audio_config, config.text_config = whisper.config, language_model.config
@@ -86,7 +84,7 @@ class BlspForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return model
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> Self:  # type: ignore[override]
+    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> Self:
         """A trained model: its backbones from their pinned sources, its adapter from `folder`.
 
         Raises BlspError where the adapter's tensors are not exactly those the configuration asks for, or a
@@ -100,16 +98,14 @@ class BlspForConditionalGeneration(PreTrainedModel, GenerationMixin):
         expected = {key: tensor.shape for key, tensor in model.adapter_state().items()}
         found = {key: tensor.shape for key, tensor in tensors.items()}
         if found != expected:
-            wrong = sorted(
-                key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)
-            )
+            wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
             raise BlspError(
                 f"{file}: tensors missing, unknown or of another shape: {', '.join(wrong)}; train the adapter again"
             )
         model.load_state_dict(tensors, strict=False)
         return model
 
-    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
         """Nothing; `folder` afterwards holds config.json and the adapter's tensors, nothing of the backbones."""
         super().save_pretrained(folder, state_dict=self.adapter_state(), **kwargs)
         (Path(folder) / "generation_config.json").unlink(missing_ok=True)  # the LLM's own counts
@@ -143,18 +139,14 @@ class BlspForConditionalGeneration(PreTrainedModel, GenerationMixin):
         input_features (W, M, T), feature_attention_mask (W, T) and audio_windows (C,) come from the processor.
         """
         with torch.no_grad():
-            frames = encode(
-                self.audio_tower, input_features.to(self.audio_tower.dtype), feature_attention_mask
-            )
+            frames = encode(self.audio_tower, input_features.to(self.audio_tower.dtype), feature_attention_mask)
             counts = feature_attention_mask[:, ::2].sum(-1)
             frames, counts = join_windows(frames, counts, audio_windows)
         return self.project(frames, counts)
 
     def project(self, frames: torch.Tensor, counts: torch.Tensor) -> BaseModelOutputWithPooling:
         """As get_audio_features, from the clips' encoder frames (C, S, E) and their counts (C,)."""
-        vectors, lengths = self.multi_modal_projector(
-            frames.to(self.multi_modal_projector.norm.weight.dtype), counts
-        )
+        vectors, lengths = self.multi_modal_projector(frames.to(self.multi_modal_projector.norm.weight.dtype), counts)
         valid = torch.arange(vectors.shape[1], device=vectors.device) < lengths[:, None]
         return BaseModelOutputWithPooling(last_hidden_state=frames, pooler_output=vectors[valid])
 
@@ -194,9 +186,7 @@ class BlspForConditionalGeneration(PreTrainedModel, GenerationMixin):
             vectors = None
             if input_features is not None:
                 assert feature_attention_mask is not None and audio_windows is not None
-                vectors = self.get_audio_features(
-                    input_features, feature_attention_mask, audio_windows
-                ).pooler_output
+                vectors = self.get_audio_features(input_features, feature_attention_mask, audio_windows).pooler_output
             inputs_embeds = self.embed(input_ids, vectors)
         return self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
 

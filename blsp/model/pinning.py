@@ -19,9 +19,7 @@ def backbone_source(config: BlspConfig, part: str) -> tuple[str, str | None]:
     """
     pin = (config.backbones or {}).get(part)
     if not pin:
-        raise BlspError(
-            f"the adapter's config.json pins no {part} backbone; train it again with `blsp train`"
-        )
+        raise BlspError(f"the adapter's config.json pins no {part} backbone; train it again with `blsp train`")
     if pin["source"] == "hub":
         return pin["name"], pin["revision"]
     folder = Path(pin["name"])

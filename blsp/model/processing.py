@@ -31,29 +31,23 @@ class BlspProcessor(ProcessorMixin):
         super().__init__(feature_extractor, tokenizer, chat_template=tokenizer.chat_template)
 
     @classmethod
-    def from_backbones(
-        cls, speech: str | Path, llm: str | Path, conv_layers: int, **revisions: Any
-    ) -> "BlspProcessor":
+    def from_backbones(cls, speech: str | Path, llm: str | Path, conv_layers: int, **revisions: Any) -> "BlspProcessor":
         """The processor of these two checkpoints; `speech_revision`, `llm_revision` pin them on the hub."""
-        feature_extractor = AutoFeatureExtractor.from_pretrained(
-            speech, revision=revisions.get("speech_revision")
-        )
+        feature_extractor = AutoFeatureExtractor.from_pretrained(speech, revision=revisions.get("speech_revision"))
         tokenizer = AutoTokenizer.from_pretrained(llm, revision=revisions.get("llm_revision"))
         return cls(feature_extractor, tokenizer, conv_layers)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> "BlspProcessor":  # type: ignore[override]
+    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> "BlspProcessor":
         """The processor of a saved adapter, from the backbones its configuration names."""
         from blsp.model.pinning import backbone_source
 
         config = BlspConfig.from_pretrained(folder)
-        (speech, speech_revision), (llm, llm_revision) = (
-            backbone_source(config, part) for part in ("speech", "llm")
-        )
+        (speech, speech_revision), (llm, llm_revision) = (backbone_source(config, part) for part in ("speech", "llm"))
         revisions = {"speech_revision": speech_revision, "llm_revision": llm_revision}
         return cls.from_backbones(speech, llm, config.conv_layers, **revisions)
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self, text: Sequence[str], audio: Sequence[np.ndarray] = (), padding_side: str = "left"
     ) -> BatchFeature:
         """Padded input_ids and attention_mask (B, L) and, with audio, what `features` gives.
@@ -63,9 +57,7 @@ class BlspProcessor(ProcessorMixin):
         """
         placeholders = sum(prompt.count(self.audio_token) for prompt in text)
         if placeholders != len(audio):
-            raise ValueError(
-                f"{placeholders} placeholders {self.audio_token} in the text, {len(audio)} audio clips"
-            )
+            raise ValueError(f"{placeholders} placeholders {self.audio_token} in the text, {len(audio)} audio clips")
         data: dict[str, Any] = {}
         if len(audio):
             data = self.features(audio)
@@ -74,9 +66,7 @@ class BlspProcessor(ProcessorMixin):
         encoded = self.tokenizer(
             list(text), add_special_tokens=False, padding=True, padding_side=padding_side, return_tensors="pt"
         )
-        return BatchFeature(
-            {"input_ids": encoded.input_ids, "attention_mask": encoded.attention_mask, **data}
-        )
+        return BatchFeature({"input_ids": encoded.input_ids, "attention_mask": encoded.attention_mask, **data})
 
     def audio_token_count(self, samples: int) -> int:
         """The exact number of speech vectors that a clip of `samples` samples becomes."""
@@ -98,10 +88,7 @@ class BlspProcessor(ProcessorMixin):
         for index, clip in enumerate(audio):
             if clip.ndim != 1 or not len(clip):
                 raise ValueError(f"audio {index}: expected mono samples (N,), found shape {clip.shape}")
-            cuts = [
-                clip[start : start + extractor.n_samples]
-                for start in range(0, len(clip), extractor.n_samples)
-            ]
+            cuts = [clip[start : start + extractor.n_samples] for start in range(0, len(clip), extractor.n_samples)]
             windows.extend(cuts)
             per_clip.append(len(cuts))
             mel_frames.extend(self._mel_frames(len(clip)))

@@ -74,9 +74,7 @@ def save_model(path: Path, adapter: Path, params: Params, record: Any = None) ->
         signature=ModelSignature(
             inputs=Schema([ColSpec("string", "audio")]),
             outputs=Schema([ColSpec("string")]),
-            params=ParamSchema(
-                [ParamSpec("instruction", "string", None), ParamSpec("max_new_tokens", "long", None)]
-            ),
+            params=ParamSchema([ParamSpec("instruction", "string", None), ParamSpec("max_new_tokens", "long", None)]),
         ),
         input_example=(pd.DataFrame({"audio": [example_audio()]}), defaults),
         pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS],

@@ -17,9 +17,7 @@ class BlspPyfunc(PythonModel):
     def load_context(self, context: Any) -> None:
         self.chat = SpeechChat.load(context.artifacts["adapter"])
 
-    def predict(
-        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
-    ) -> list[str]:
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> list[str]:
         settings = {**context.model_config, **{k: v for k, v in (params or {}).items() if v is not None}}
         try:
             return self.chat.answer(list(model_input["audio"]), **settings)

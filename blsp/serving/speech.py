@@ -47,9 +47,7 @@ class SpeechChat:
         from blsp.model.chat import respond
 
         recordings = [read_recording(text, row) for row, text in enumerate(encoded)]
-        return (
-            respond(self.model, self.processor, instruction, recordings, max_new_tokens) if recordings else []
-        )
+        return respond(self.model, self.processor, instruction, recordings, max_new_tokens) if recordings else []
 
 
 def read_recording(encoded: str, row: int) -> NDArray[np.float32]:
@@ -57,13 +55,9 @@ def read_recording(encoded: str, row: int) -> NDArray[np.float32]:
     try:
         content = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError, TypeError) as error:
-        raise RequestError(
-            f"row {row}: audio is not base64 ({error}); send base64 of a wav or flac file"
-        ) from error
+        raise RequestError(f"row {row}: audio is not base64 ({error}); send base64 of a wav or flac file") from error
     try:
         samples, rate_hz = decode(content)
     except Unusable as error:
-        raise RequestError(
-            f"row {row}: {error} ({len(content)} bytes); send base64 of a wav or flac file"
-        ) from error
+        raise RequestError(f"row {row}: {error} ({len(content)} bytes); send base64 of a wav or flac file") from error
     return resample(samples, rate_hz, SAMPLING_RATE_HZ)

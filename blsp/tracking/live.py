@@ -53,13 +53,12 @@ class LiveTracker(Tracker):
     """A Tracker with a child process behind it."""
 
     def __init__(self, params: Params, *, live: bool) -> None:
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "blsp.tracking"], stdin=subprocess.PIPE, bufsize=0
-        )
+        self._child = subprocess.Popen([sys.executable, "-m", "blsp.tracking"], stdin=subprocess.PIPE, bufsize=0)
         assert self._child.stdin is not None
         self._pipe = self._child.stdin.fileno()
         opening = {"live": live, "params": params.model_dump_json(by_alias=True)}
-        os.write(self._pipe, _line(opening))  # the pipe is empty yet and holds 64 KiB
+        with contextlib.suppress(BrokenPipeError):  # a child that dies at once is spoken of in close()
+            os.write(self._pipe, _line(opening))  # the pipe is empty yet and holds 64 KiB
         os.set_blocking(self._pipe, False)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -137,9 +137,7 @@ def read_curve() -> dict[str, dict[int, float]]:
             row = json.loads(line)
             step = int(row["step"])
         except (ValueError, KeyError, TypeError) as error:
-            raise BlspError(
-                f"{TRAIN_LOG}, line {number}: not an object with a step: {line[:80]!r}"
-            ) from error
+            raise BlspError(f"{TRAIN_LOG}, line {number}: not an object with a step: {line[:80]!r}") from error
         for name, value in curve_points(row).items():
             curve.setdefault(name, {})[step] = value
     return curve
@@ -202,9 +200,7 @@ def _figures(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, f
             continue
         if _is_number(value.get("value")):
             yield name, float(value["value"])
-            yield from (
-                (f"{name}.{end}", float(value[end])) for end in ("low", "high") if _is_number(value.get(end))
-            )
+            yield from ((f"{name}.{end}", float(value[end])) for end in ("low", "high") if _is_number(value.get(end)))
         else:
             yield from _figures(value, f"{name}.")
 

@@ -78,9 +78,7 @@ def _contradicts(opened: Store, run: "Run", local: LocalRun) -> bool:
         return True
     there = opened.curve(run, CURVE)
     return any(
-        local.curve.get(key, {}).get(step) != value
-        for key, points in there.items()
-        for step, value in points.items()
+        local.curve.get(key, {}).get(step) != value for key, points in there.items() for step, value in points.items()
     )
 
 

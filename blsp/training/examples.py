@@ -75,9 +75,7 @@ class Collator:
     The encoder is frozen and a small corpus is seen many times over, so its frames are computed once.
     """
 
-    def __init__(
-        self, model: BlspForConditionalGeneration, processor: BlspProcessor, cache_bytes: int = 0
-    ) -> None:
+    def __init__(self, model: BlspForConditionalGeneration, processor: BlspProcessor, cache_bytes: int = 0) -> None:
         self.model, self.processor = model, processor
         self.room_bytes = cache_bytes
         self.cache: dict[str, torch.Tensor] = {}

@@ -34,9 +34,7 @@ def run(params: Params) -> None:
 
     settings = params.train
     set_seed(settings.seed)
-    processor = BlspProcessor.from_backbones(
-        pins()["speech"]["name"], pins()["llm"]["name"], settings.conv_layers
-    )
+    processor = BlspProcessor.from_backbones(pins()["speech"]["name"], pins()["llm"]["name"], settings.conv_layers)
     model = BlspForConditionalGeneration.from_backbones(new_config(params, processor.audio_token_id))
     collator = Collator(model, processor, ENCODER_CACHE_BYTES)
     dev = list(evaluation_batches("dev", next(iter(settings.shares)), params.evaluate.batch_size))

@@ -1,5 +1,6 @@
 """A packed corpus with continuations in the working directory, good unless a test spoils it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from blsp.files import write_json
 
 RATE_HZ = 16_000
 BEHAVIOURS = ("continuation", "repetition")
-_WORDS = ("lamp", "door", "oven", "radio", "heater", "curtain")
+_WORDS = ("lamp", "door", "oven", "radio", "heater", "curtain", "kettle", "window")
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Row:
 
 
 def good_rows() -> list[Row]:
-    """Six utterances a split, each split with words and speakers of its own."""
+    """Eight utterances a split, each split with words and speakers of its own."""
     rows = []
     for split in SPLITS:
         for number, word in enumerate(_WORDS):
@@ -50,7 +51,11 @@ def answer(transcript: str, text: str, finish_reason: str = "stop") -> dict[str,
     return {"transcript": transcript, "text": text, "finish_reason": finish_reason, "token_ids": [5, 6, 7]}
 
 
-def pack(rows: list[Row], corpus: dict[str, Any], dropped_continuations: list[dict[str, str]]) -> None:
+def pack(
+    rows: list[Row],
+    corpus: dict[str, Any] | None = None,
+    dropped_continuations: Sequence[dict[str, str]] = (),
+) -> None:
     """Nothing; afterwards the working directory is as the stages before `validate` leave it.
 
     `corpus` overrides what reports/corpus.json says.
@@ -66,8 +71,8 @@ def pack(rows: list[Row], corpus: dict[str, Any], dropped_continuations: list[di
                 values = {row.id: row.written[behaviour] for row in own if row.id in ids}
                 shards.write_field(shard, behaviour, {id_: value for id_, value in values.items() if value})
     kept = {"source": "mine", "rows_in": len(rows), "rows_kept": len(rows), "dropped": {}, "dropped_rows": []}
-    write_json("reports/corpus.json", kept | corpus)
-    write_json("reports/continuations.json", {"dropped_rows": dropped_continuations})
+    write_json("reports/corpus.json", kept | (corpus or {}))
+    write_json("reports/continuations.json", {"dropped_rows": list(dropped_continuations)})
 
 
 def _audio(row: Row) -> tuple[Any, bytes]:

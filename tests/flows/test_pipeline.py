@@ -21,7 +21,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, Fl
 from prefect.client.schemas.objects import State
 from prefect.settings import get_current_settings
 
-from flows.artifacts import flatten
+from flows import artifacts
 from flows.dvc_graph import read_graph
 from flows.pipeline import pipeline
 
@@ -42,7 +42,7 @@ if "meet" in p:  # both of a pair must be running at once
         time.sleep(0.05)
 if p.get("bar"):
     from tqdm import tqdm
-    for _ in tqdm(range(4), desc="steps"): pass
+    for _ in tqdm(range(4), desc="steps"): time.sleep(p["bar"])
 if p.get("hang_once") and os.path.getsize(f"{name}.attempts") == 1: time.sleep(600)
 if "fail" in p: sys.exit(p["fail"])
 open(f"{name}.txt", "w").write(str(p["x"]) + "".join(open(i).read() for i in inputs))
@@ -70,7 +70,7 @@ def write_dvc_yaml(meta: dict[str, Any] | None = None) -> None:
 
 
 def write_params(**changed: dict[str, Any]) -> None:
-    first: dict[str, dict[str, Any]] = {"a": {"bar": True}, "b": {"meet": "c"}, "c": {"meet": "b"}, "d": {}}
+    first: dict[str, dict[str, Any]] = {"a": {"bar": 0.05}, "b": {"meet": "c"}, "c": {"meet": "b"}, "d": {}}
     Path("params.yaml").write_text(json.dumps({name: {"x": 1, **p} for name, p in (first | changed).items()}))
 
 
@@ -285,6 +285,36 @@ def test_fresh_clone_with_a_remote_pulls_only_what_a_stale_stage_needs(project: 
     assert not Path("b.txt").exists()
 
 
+def test_stage_that_ends_while_its_progress_is_being_published_has_one_artifact(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[tuple[str, float]] = []
+
+    async def create(percent: float, *_: Any) -> str:
+        calls.append(("create", percent))
+        await asyncio.sleep(0.2)
+        return "id"
+
+    async def update(_: str, percent: float, *__: Any) -> None:
+        calls.append(("update", percent))
+
+    monkeypatch.setattr(artifacts, "acreate_progress_artifact", create)
+    monkeypatch.setattr(artifacts, "aupdate_progress_artifact", update)
+    monkeypatch.setattr(artifacts, "PROGRESS_EVERY_S", 0.05)
+
+    async def stage_ends_meanwhile() -> None:
+        progress = artifacts.Progress("train")
+        progress.see("steps", 10)
+        publisher = asyncio.create_task(progress.publish())
+        await asyncio.sleep(0.15)
+        progress.see("steps", 100)
+        progress.end()
+        await publisher
+
+    asyncio.run(stage_ends_meanwhile())
+    assert calls == [("create", 10), ("update", 100)]
+
+
 def test_metrics_are_flattened_to_their_numbers() -> None:
     nested = {"speech": {"asr": {"wer": 0.05, "signature": "seed 1"}, "steps": [1, 2]}, "ok": True, "n": 3}
-    assert flatten(nested) == {"speech.asr.wer": 0.05, "n": 3}
+    assert artifacts.flatten(nested) == {"speech.asr.wer": 0.05, "n": 3}

@@ -84,9 +84,7 @@ def test_padded_left_equals_padded_right(tiny_model, clips):
     logits_left, logits_right = model(**left).logits, model(**right).logits
     for row in range(3):
         length = int(left["attention_mask"][row].sum())
-        torch.testing.assert_close(
-            logits_left[row, -length:], logits_right[row, :length], atol=1e-4, rtol=1e-3
-        )
+        torch.testing.assert_close(logits_left[row, -length:], logits_right[row, :length], atol=1e-4, rtol=1e-3)
 
 
 def test_generation_is_the_same_alone_and_in_a_batch(tiny_model, clips):
@@ -147,9 +145,7 @@ def test_an_adapter_with_other_tensors_is_refused(tiny_model, tmp_path):
     tiny_model[0].save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     removed = sorted(tensors)[0]
-    save_file(
-        {key: tensor for key, tensor in tensors.items() if key != removed}, tmp_path / "model.safetensors"
-    )
+    save_file({key: tensor for key, tensor in tensors.items() if key != removed}, tmp_path / "model.safetensors")
     with pytest.raises(BlspError, match=f"model.safetensors: tensors missing.*{removed}"):
         BlspForConditionalGeneration.from_pretrained(tmp_path)
 
@@ -169,11 +165,7 @@ def test_an_adapter_whose_backbones_are_not_the_pinned_ones_is_refused(tiny_mode
 
 def test_backbones_stay_frozen_and_in_evaluation_mode(tiny_model):
     model = tiny_model[0].train()
-    assert (
-        model.multi_modal_projector.training
-        and not model.audio_tower.training
-        and not model.language_model.training
-    )
+    assert model.multi_modal_projector.training and not model.audio_tower.training and not model.language_model.training
     trained = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained == {"multi_modal_projector"}
     model.eval()

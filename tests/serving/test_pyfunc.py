@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from blsp.data.audio import decode, resample
 from blsp.model.chat import respond
@@ -45,18 +44,15 @@ def encode(content: bytes) -> str:
 
 
 @pytest.fixture
-def adapter(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any]]:
-    """A tiny random model whose adapter is the working directory's; torch on one thread."""
+def adapter(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """A tiny random model whose adapter is the working directory's."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the server's
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     pins = tiny.save_backbones(Path("models/backbones"))
     Path("models/backbones/backbones.json").write_text(json.dumps(pins))
     model, processor = tiny.build(pins)
     model.save_pretrained("models/adapter")
     trained.write_evaluation()
-    yield model, processor
-    torch.set_num_threads(threads)
+    return model, processor
 
 
 @contextlib.contextmanager
@@ -107,9 +103,7 @@ def test_the_champion_answers_over_http(trained: Trained, adapter: tuple[Any, An
     name = trained.params.promote.model_name
     with session() as store:
         version = store.client.get_model_version_by_alias(name, "champion")
-        folder = Path(
-            store.client.get_logged_model(version.tags[MODEL_TAG]).artifact_location.removeprefix("file://")
-        )
+        folder = Path(store.client.get_logged_model(version.tags[MODEL_TAG]).artifact_location.removeprefix("file://"))
     kept = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     assert "artifacts/adapter/model.safetensors" in kept
     assert "code/blsp/model/modeling.py" in kept

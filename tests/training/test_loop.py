@@ -71,6 +71,5 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(pins, clips):
     with pytest.raises(BlspError, match="the loss is nan at step 1, on the utterances u0, u1, u2"):
         trained(pins, clips, model=model)
     assert all(
-        torch.equal(before[name].nan_to_num(), tensor.nan_to_num())
-        for name, tensor in model.adapter_state().items()
+        torch.equal(before[name].nan_to_num(), tensor.nan_to_num()) for name, tensor in model.adapter_state().items()
     )

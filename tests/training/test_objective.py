@@ -35,9 +35,7 @@ def test_kd_is_the_kl_divergence_by_hand():
 
 def test_ce_is_the_negative_log_likelihood_by_hand():
     student, responses = torch.randn(4, 6), torch.tensor([1, 0, 5, 3])
-    expected = -sum(
-        student[row].log_softmax(-1)[token].item() for row, token in enumerate(responses.tolist())
-    )
+    expected = -sum(student[row].log_softmax(-1)[token].item() for row, token in enumerate(responses.tolist()))
     assert ce_loss(student, responses).item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -54,9 +52,7 @@ def test_logits_are_those_that_predict_the_response(tiny_model, clips):
             (spoken, AUDIO_TOKEN, [example.samples]),
             (written, " " + example.transcript, []),
         ):
-            prompt = processor(
-                text=[build_prompt(processor.tokenizer, example.instruction, content)], audio=audio
-            )
+            prompt = processor(text=[build_prompt(processor.tokenizer, example.instruction, content)], audio=audio)
             length = prompt["input_ids"].shape[1]
             prompt["input_ids"] = torch.cat([prompt["input_ids"], torch.tensor([response])], dim=1)
             prompt["attention_mask"] = torch.ones_like(prompt["input_ids"])

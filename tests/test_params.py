@@ -1,0 +1,251 @@
+import copy
+import json
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from blsp.params import ParamsError, load_params
+
+PARAMS_FILE = Path(__file__).parents[1] / "params.yaml"
+COMMITTED = YAML(typ="safe", pure=True).load(PARAMS_FILE.read_text())
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def load(tmp_path, *changes):
+    """The committed params, each change a key's path and its new value (`...` takes the key away)."""
+    raw = copy.deepcopy(COMMITTED)
+    for path, value in changes:
+        *sections, key = path.split("/")
+        section = raw
+        for name in sections:
+            section = section[name]
+        if value is ...:
+            del section[key]
+        else:
+            section[key] = value
+    file = tmp_path / "params.yaml"
+    file.write_text(json.dumps(raw))  # JSON is YAML too, and written in no time
+    return load_params(file)
+
+
+def complaint(tmp_path, *changes):
+    """The message of the refusal, without the file's name, which it begins with."""
+    with pytest.raises(ParamsError) as refusal:
+        load(tmp_path, *changes)
+    name, found, message = str(refusal.value).partition(f"{tmp_path}/params.yaml:")
+    assert found
+    assert name == ""
+    return message.removeprefix(" ")
+
+
+def test_the_committed_file_loads_and_is_frozen():
+    params = load_params(PARAMS_FILE)
+    assert params.train.shares == COMMITTED["train"]["shares"]
+    assert params.validate_.max_copy_share == COMMITTED["validate"]["max_copy_share"]
+    with pytest.raises(ValidationError, match="frozen"):
+        params.train.steps = 1
+
+
+def test_every_committed_value_is_explained():
+    lines = [line for line in PARAMS_FILE.read_text().splitlines() if line.startswith("  ")]
+    unexplained = [line for line in lines if "#" not in line and "gates" not in line]
+    # Instructions and gates take the line to themselves, below an explained key.
+    allowed = {*COMMITTED["continuations"]["behaviours"], *COMMITTED["evaluate"]["tasks"]}
+    allowed |= {*COMMITTED["train"]["shares"], *COMMITTED["promote"]["gates"]}
+    assert [line for line in unexplained if line.partition(":")[0].strip() not in allowed] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("trian", "train"),
+        ("validate_", "validate"),
+        ("train/temprature", "train.temperature"),
+        ("miniature/llm/layer", "miniature.llm.layers"),
+        ("miniature/speech/ctc", "miniature.speech.ctc_weight"),
+        ("promote/gates/speech.st.bleu/max_dorp", "promote.gates.speech.st.bleu.max_drop"),
+        ("evaluate/tasks/slo", "evaluate.tasks.slu"),
+        ("corpus/xyz", "corpus."),
+    ],
+)
+def test_an_unknown_key_is_refused_with_its_path_and_the_nearest(tmp_path, key, nearest):
+    message = complaint(tmp_path, (key, "x"))
+    assert message.startswith(f"{key.replace('/', '.')}: unknown key; the nearest valid key is {nearest}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("train/steps", "800", "train.steps: must be a whole number; found '800'"),
+        ("train/steps", 800.0, "train.steps: must be a whole number; found 800.0"),
+        ("train/steps", True, "train.steps: must be a whole number; found true"),
+        ("train/steps", None, "train.steps: must be a whole number; found null"),
+        ("train/lr", "fast", "train.lr: must be a number; found 'fast'"),
+        ("backbones/llm_licence", 2, "backbones.llm_licence: must be text; found 2"),
+        ("train", None, "train: must be a section of `key: value` lines; found null"),
+        ("train/shares", [1], "train.shares: must be a section of `key: value` lines; found [1]"),
+        ("train/objective", "mse", "train.objective: must be 'kd' or 'ce'; found 'mse'"),
+    ],
+)
+def test_a_wrong_type_is_refused(tmp_path, key, value, expected):
+    assert complaint(tmp_path, (key, value)) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("train/steps", 0, "train.steps: must be greater than 0; found 0"),
+        ("train/lr", -1.0, "train.lr: must be greater than 0; found -1.0"),
+        ("train/warmup_steps", -1, "train.warmup_steps: must be at least 0; found -1"),
+        ("validate/max_drop_share", 20, "validate.max_drop_share: must be at most 1; found 20"),
+        ("evaluate/confidence", 1.0, "evaluate.confidence: must be less than 1; found 1.0"),
+        ("evaluate/tasks/qa", "", "evaluate.tasks.qa: must be text that is not empty; found ''"),
+        ("promote/gates", {}, "promote.gates: must be a section with at least one key; found {}"),
+        (
+            "continuations/behaviours/Go-on",
+            "Go on.",
+            "continuations.behaviours.Go-on: must be a name of small letters, digits and _ that begins with a letter; "
+            "found 'Go-on'",
+        ),
+        (
+            "backbones/llm_revision",
+            "main",
+            "backbones.llm_revision: must be a commit in full, 40 digits of 0-9 and a-f (a branch or tag may move); "
+            "found 'main'",
+        ),
+    ],
+)
+def test_a_value_out_of_range_is_refused(tmp_path, key, value, expected):
+    assert complaint(tmp_path, (key, value)) == expected
+
+
+@pytest.mark.parametrize("key", ["train", "train/steps", "miniature/llm/heads", "validate"])
+def test_a_missing_key_is_refused(tmp_path, key):
+    assert complaint(tmp_path, (key, ...)) == f"{key.replace('/', '.')}: missing; add it"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            [("train/shares", {"continuation": 0.9, "repetition": 0.2})],
+            "train: shares sum to 1.1; they must sum to 1",
+        ),
+        (
+            [
+                ("train/shares", {"continuation": 0.5, "summary": 0.5}),
+                ("continuations/behaviours", {"continuation": "Go on."}),
+            ],
+            "train.shares.summary is no behaviour that is written; continuations.behaviours has continuation",
+        ),
+        (
+            [("miniature/llm/width", 128), ("miniature/llm/heads", 3)],
+            "miniature.llm: width 128 is not divisible by heads 3",
+        ),
+        (
+            [("miniature/speech/width", 160), ("miniature/speech/heads", 3)],
+            "miniature.speech: width 160 is not divisible by heads 3",
+        ),
+        (
+            [("corpus/source", "manifest")],
+            "corpus: where source is manifest, manifest must be the path of a JSONL file; found null",
+        ),
+        (
+            [("corpus/min_duration_s", 30), ("corpus/max_duration_s", 30.0)],
+            "corpus: min_duration_s 30 is not below max_duration_s 30",
+        ),
+        (
+            [("corpus/min_chars_per_s", 50.0), ("corpus/max_chars_per_s", 35.0)],
+            "corpus: min_chars_per_s 50 is not below max_chars_per_s 35",
+        ),
+        (
+            [("validate/min_chars_per_s", 2.0), ("validate/max_chars_per_s", 1.5)],
+            "validate: min_chars_per_s 2 is not below max_chars_per_s 1.5",
+        ),
+        (
+            [("corpus/dev_share", 0.4), ("corpus/test_share", 0.6)],
+            "corpus: dev_share 0.4 and test_share 0.6 leave nothing to train on; together they must be less than 1",
+        ),
+        (
+            [("backbones/source", "hub")],
+            "backbones: where source is hub, speech_name must be owner/name on the hub; found null",
+        ),
+        (
+            [("backbones/source", "hub"), ("backbones/speech_name", "openai/whisper-small")],
+            "backbones: where source is hub, speech_revision must be the 40-digit commit of openai/whisper-small; "
+            "found null",
+        ),
+        (
+            [("backbones/source", "local"), ("backbones/speech_name", "models/whisper")],
+            "backbones: where source is local, llm_name must be a folder; found null",
+        ),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(tmp_path, changes, expected):
+    assert complaint(tmp_path, *changes) == expected
+
+
+def test_a_hub_checkpoint_with_its_commit_is_accepted(tmp_path):
+    changes = [
+        (f"backbones/{part}_{key}", value)
+        for part in ("speech", "llm")
+        for key, value in (("name", "owner/name"), ("revision", COMMIT))
+    ]
+    assert load(tmp_path, ("backbones/source", "hub"), *changes).backbones.llm_revision == COMMIT
+
+
+def test_all_faults_are_named_at_once(tmp_path):
+    message = complaint(tmp_path, ("train/steps", 0), ("train/lrr", 1), ("evaluate/seed", ...))
+    assert message.split("\n  ") == [
+        "",
+        "train.steps: must be greater than 0; found 0",
+        "train.lrr: unknown key; the nearest valid key is train.lr",
+        "evaluate.seed: missing; add it",
+    ]
+
+
+def load_with_lr(tmp_path, written):
+    text, count = re.subn(r"(?ms)^(train:.*?^  lr: )\S+", rf"\g<1>{written}", PARAMS_FILE.read_text())
+    assert count == 1
+    (tmp_path / "params.yaml").write_text(text)
+    return load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(("written", "lr"), [("1e-3", 0.001), ("2E-5", 0.00002), (".5", 0.5), ("1", 1)])
+def test_numbers_may_be_written_as_people_write_them(tmp_path, written, lr):
+    assert load_with_lr(tmp_path, written).train.lr == lr
+
+
+@pytest.mark.parametrize("written", [".inf", ".nan"])
+def test_what_is_no_finite_number_is_refused(tmp_path, written):
+    with pytest.raises(ParamsError, match=r"train\.lr: must be a finite number; found "):
+        load_with_lr(tmp_path, written)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", ": must hold sections such as `train:`; found null"),
+        (b"- train\n", ": must hold sections such as `train:`; found ['train']"),
+        (b"train:\n  steps: [1\n", ", line 3: not YAML: "),
+        (b"train: {}\ntrain: {}\n", ', line 2: not YAML: found duplicate key "train"'),
+        (b"train:\n\tsteps: 1\n", r", line 2: not YAML: found character '\t'"),
+        (b"\xff", ": cannot be read: 'utf-8' codec"),
+    ],
+)
+def test_what_is_no_params_file_is_refused(tmp_path, content, expected):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ParamsError) as refusal:
+        load_params(path)
+    assert str(refusal.value).startswith(f"{path}{expected}")
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ParamsError, match=r"nowhere\.yaml: no such file; run blsp where params\.yaml is"):
+        load_params(tmp_path / "nowhere.yaml")
+    with pytest.raises(ParamsError, match="cannot be read"):
+        load_params(tmp_path)
