@@ -65,7 +65,7 @@ class MiniatureSpeech(Transformer):
     steps: Count
     batch_size: Count
     lr: Positive
-    ctc_weight: Share
+    word_weight: Share
 
 
 class Miniature(Record):

@@ -36,7 +36,7 @@ WEIGHTS = {
     "translate": 3.0,
     "translate_into_english": 1.5,
     "intent": 0.5,
-    "answer": 2.0,
+    "answer": 4.0,
 }
 GERMAN_SHARE = 0.25
 

@@ -43,4 +43,4 @@ def utterances(settings: Miniature) -> Iterator[Utterance]:
 
 
 def _waveform(text: str, prosody: Prosody) -> Waveform:
-    return Waveform(speak(text, ESPEAK_LANGUAGE, prosody), SAMPLING_RATE_HZ)
+    return Waveform(speak(text, ESPEAK_LANGUAGE, prosody).samples, SAMPLING_RATE_HZ)

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from blsp.miniature.corpus import ESPEAK_LANGUAGE, spoken_sentences
-from blsp.miniature.synthesis import SAMPLING_RATE_HZ, speak
-from blsp.model.encoder import encode
+from blsp.miniature.synthesis import SAMPLING_RATE_HZ, Speech, speak
+from blsp.model.encoder import encode, encoder_length
 from blsp.params import Miniature, MiniatureSpeech
 
 START, END, NO_TIMESTAMPS = "<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>"
@@ -38,7 +38,9 @@ IGNORED = -100
 def train_speech_model(settings: Miniature, folder: Path) -> None:
     """Nothing; `folder` afterwards holds the trained Whisper, its feature extractor and its tokenizer.
 
-    The loss is the decoder's cross-entropy beside a CTC loss on the encoder, whose head is dropped at the end.
+    The loss is the decoder's cross-entropy beside one on the encoder: the word that is being spoken, at every
+    frame, as the synthesiser tells it. (CTC has to find that alignment first, and stays near its plateau for the
+    first hundreds of steps.) The head for it is dropped at the end.
     Most batches are encoded at the length of their audio; the rest fill the whole window, as Whisper's own
     `forward` and `generate` do, so that the checkpoint serves both.
     """
@@ -47,15 +49,17 @@ def train_speech_model(settings: Miniature, folder: Path) -> None:
     spoken = spoken_sentences(settings, "train")
     extractor = WhisperFeatureExtractor(feature_size=MEL_BINS, hop_length=HOP, chunk_length=settings.speech.window_s)
     tokenizer = _train_tokenizer([sentence.text for sentence, _ in spoken])
-    clips = [
+    speech = [
         speak(sentence.text, ESPEAK_LANGUAGE, prosody)
         for sentence, prosody in tqdm(spoken, desc="speaking", unit="utt")
     ]
-    features = _all_features(extractor, clips)
+    features = _all_features(extractor, [utterance.samples for utterance in speech])
+    words = sorted({word for utterance in speech for word, _ in utterance.words})
+    spoken_words = [_word_at_each_frame(u, words, f.shape[1]) for u, f in zip(speech, features, strict=True)]
     labels = [tokenizer(sentence.text, add_special_tokens=False).input_ids for sentence, _ in spoken]
     model = _new_model(settings.speech, tokenizer)
-    ctc_head = nn.Linear(settings.speech.width, len(tokenizer) + 1)
-    parameters = [*model.parameters(), *ctc_head.parameters()]
+    word_head = nn.Linear(settings.speech.width, len(words) + 1)
+    parameters = [*model.parameters(), *word_head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=settings.speech.lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.speech.lr, settings.speech.steps, pct_start=0.15)
     model.train()
@@ -66,21 +70,20 @@ def train_speech_model(settings: Miniature, folder: Path) -> None:
             whole_window = rng.random() < WHOLE_WINDOW_SHARE
             picked = [_mask_spectrogram(features[row], rng) for row in rows]
             padded, mask = _pad(picked, extractor.nb_max_frames if whole_window else None)
-            loss = _loss(
-                model,
-                ctc_head,
-                padded,
-                mask,
-                [labels[row] for row in rows],
-                whole_window,
-                settings.speech.ctc_weight,
+            frames = (
+                model.get_encoder()(padded).last_hidden_state
+                if whole_window
+                else encode(model.get_encoder(), padded, mask)
             )
+            word_loss = _word_loss(word_head(frames), [spoken_words[row] for row in rows])
+            text_loss = _text_loss(model, frames, [labels[row] for row in rows])
+            loss = settings.speech.word_weight * word_loss + (1 - settings.speech.word_weight) * text_loss
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+            progress.set_postfix(word=f"{word_loss.item():.2f}", text=f"{text_loss.item():.2f}", refresh=False)
             progress.update()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -178,20 +181,24 @@ def _mask_spectrogram(features: torch.Tensor, rng: random.Random) -> torch.Tenso
     return features
 
 
-def _loss(
-    model: WhisperForConditionalGeneration,
-    ctc_head: nn.Linear,
-    features: torch.Tensor,
-    mask: torch.Tensor,
-    labels: list[list[int]],
-    whole_window: bool,
-    ctc_weight: float,
-) -> torch.Tensor:
-    """The decoder's cross-entropy and the encoder's CTC loss, weighted, on features (B, M, T) and mask (B, T)."""
-    if whole_window:
-        frames = model.get_encoder()(features).last_hidden_state
-    else:
-        frames = encode(model.get_encoder(), features, mask)
+def _word_at_each_frame(speech: Speech, words: list[str], mel_frames: int) -> torch.Tensor:
+    """The number, from 1, of the word being spoken in the middle of each encoder frame (S,); 0 before the first."""
+    middles = (torch.arange(encoder_length(mel_frames)) + 0.5) * 2 * HOP / SAMPLING_RATE_HZ
+    starts = torch.tensor([start_s for _, start_s in speech.words])
+    numbers = torch.tensor([0, *(words.index(word) + 1 for word, _ in speech.words)])
+    return numbers[torch.searchsorted(starts, middles, right=True)]
+
+
+def _word_loss(logits: torch.Tensor, spoken_words: list[torch.Tensor]) -> torch.Tensor:
+    """Cross-entropy of the word at each real frame; logits (B, S, words)."""
+    targets = torch.full(logits.shape[:2], IGNORED)
+    for row, numbers in enumerate(spoken_words):
+        targets[row, : len(numbers)] = numbers
+    return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+
+
+def _text_loss(model: WhisperForConditionalGeneration, frames: torch.Tensor, labels: list[list[int]]) -> torch.Tensor:
+    """The decoder's cross-entropy of the transcripts, given the encoder's frames (B, S, E)."""
     config = model.config
     longest = max(len(row) for row in labels)
     start, end, no_timestamps = config.decoder_start_token_id, config.eos_token_id, config.vocab_size - 1
@@ -201,14 +208,4 @@ def _loss(
         decoder_ids[row, : len(ids) + 2] = torch.tensor([start, no_timestamps, *ids])
         targets[row, : len(ids) + 2] = torch.tensor([no_timestamps, *ids, end])
     logits = model(encoder_outputs=(frames,), decoder_input_ids=decoder_ids).logits
-    attention_loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
-    log_probabilities = ctc_head(frames).log_softmax(-1).transpose(0, 1)
-    ctc_loss = nn.functional.ctc_loss(
-        log_probabilities,
-        torch.cat([torch.tensor(row) for row in labels]),
-        mask[:, ::2].sum(-1),
-        torch.tensor([len(row) for row in labels]),
-        blank=config.vocab_size,
-        zero_infinity=True,
-    )
-    return (1 - ctc_weight) * attention_loss + ctc_weight * ctc_loss
+    return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)

@@ -11,6 +11,7 @@ from typing import Any
 from blsp import tracking
 from blsp.backbones import pins
 from blsp.data.batches import evaluation_batches, training_batches
+from blsp.errors import BlspError
 from blsp.files import replace_dir, write_json, write_text
 from blsp.params import Params
 
@@ -36,6 +37,11 @@ def run(params: Params) -> None:
     set_seed(settings.seed)
     processor = BlspProcessor.from_backbones(pins()["speech"]["name"], pins()["llm"]["name"], settings.conv_layers)
     model = BlspForConditionalGeneration.from_backbones(new_config(params, processor.audio_token_id))
+    if processor.feature_extractor.sampling_rate != params.corpus.sampling_rate_hz:
+        raise BlspError(
+            f"params.yaml: corpus.sampling_rate_hz is {params.corpus.sampling_rate_hz}, but the speech model hears "
+            f"{processor.feature_extractor.sampling_rate} Hz; set it to that and run `blsp corpus` again"
+        )
     collator = Collator(model, processor, ENCODER_CACHE_BYTES)
     dev = list(evaluation_batches("dev", next(iter(settings.shares)), params.evaluate.batch_size))
     batches = training_batches(settings.shares, settings.batch_size, settings.seed)

@@ -1,0 +1,133 @@
+"""The whole graph on a very small miniature: real stages, real DVC, from nothing to the evaluation."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from blsp.files import sha256_of
+from tests.trained import PARAMS
+
+ROOT = PARAMS.parent
+STAGES = ("backbones", "corpus", "continuations", "validate", "train", "evaluate")
+
+
+def dvc(*arguments, check=True):
+    environment = {**os.environ, "BLSP_TRACKING": "off", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.run(command, check=check, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A clone of the project with small settings, after its first `dvc repro`."""
+    folder = tmp_path_factory.mktemp("workspace")
+    for name in ("blsp", "flows"):
+        (folder / name).symlink_to(ROOT / name)
+    for name in ("dvc.yaml", "data/source/README.md"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    change(folder, small=True)
+    before = Path.cwd()
+    os.chdir(folder)
+    subprocess.run(["git", "init", "-q"], check=True)
+    dvc("init", "-q")
+    result = dvc("repro", check=False)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    yield folder
+    os.chdir(before)
+
+
+def change(folder, small=False, **train):
+    yaml = YAML(typ="safe", pure=True)
+    params = yaml.load((ROOT if small else folder) / "params.yaml")
+    if small:
+        params["miniature"] |= {"train_utterances": 60, "dev_utterances": 10, "test_utterances": 20}
+        params["miniature"]["llm"] |= {"width": 32, "layers": 1, "steps": 30, "batch_size": 16}
+        params["miniature"]["speech"] |= {"width": 32, "encoder_layers": 1, "steps": 3, "batch_size": 4}
+        # An LLM of thirty steps rambles; the contracts on its style are for the real one.
+        params["validate"] |= {"max_length_share": 1.0, "max_copy_share": 1.0}
+        params["continuations"]["max_new_tokens"] = 24
+        params["evaluate"] |= {"max_new_tokens": 8, "bootstrap_samples": 20}
+        params["train"] |= {"steps": 6, "batch_size": 8, "validate_every": 3, "warmup_steps": 1}
+    params["train"] |= train
+    with (folder / "params.yaml").open("w") as stream:
+        yaml.dump(params, stream)
+
+
+def test_every_stage_leaves_its_files(workspace):
+    report = json.loads((workspace / "reports/evaluation.json").read_text())
+    assert set(report["systems"]) == {"text", "cascade", "speech", "untrained"}
+    for tasks in report["systems"].values():
+        figures = [tasks["asr"]["wer"], tasks["st"]["bleu"], tasks["slu"]["accuracy"], tasks["qa"]["accuracy"]]
+        for figure in figures:
+            assert figure["low"] <= figure["value"] <= figure["high"] and figure["n"] and figure["signature"]
+    assert {"kl", "top1_agreement"} == set(report["alignment"])
+    assert sorted(path.name for path in (workspace / "models/adapter").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+    corpus = json.loads((workspace / "reports/corpus.json").read_text())
+    assert corpus["rows_in"] == corpus["rows_kept"] == 90 and not corpus["dropped_rows"]
+    written = json.loads((workspace / "reports/continuations.json").read_text())
+    assert written["behaviours"]["continuation"]["rows"] == 90
+    for name in ("data_docs/index.html", "figures/systems.png", "figures/learning_curve.png", "train_curve.csv"):
+        assert (workspace / "reports" / name).stat().st_size > 100
+
+
+def test_nothing_to_do_afterwards(workspace):
+    assert "up to date" in dvc("status").stdout
+    assert "wer" in dvc("metrics", "show").stdout
+
+
+def test_the_same_params_give_the_same_adapter_bit_for_bit(workspace):
+    first = sha256_of("models/adapter")
+    dvc("repro", "--force", "--no-run-cache", "--single-item", "train")
+    assert sha256_of("models/adapter") == first
+
+
+def test_a_change_under_train_reruns_train_and_evaluate_alone(workspace):
+    change(workspace, lr=0.001)
+    ran = dvc("repro").stdout
+    assert [stage for stage in STAGES if f"Running stage '{stage}'" in ran] == ["train", "evaluate"]
+
+
+def test_training_killed_leaves_no_adapter_and_the_next_run_is_right(workspace):
+    """kill -9 in the middle: no half-written adapter has the final name, and DVC takes it up again."""
+    change(workspace, steps=2000, validate_every=1000)
+    environment = {**os.environ, "BLSP_TRACKING": "off", "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", "train"],
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    log = Path("reports/train_log.jsonl")
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and log.read_text().count("\n") > 1) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    assert log.read_text().count("\n") > 1
+    assert not Path("models/adapter").exists()
+    change(workspace, steps=7, validate_every=3)
+    dvc("repro")
+    assert json.loads(Path("reports/train.json").read_text())["steps"] == 7
+    assert Path("models/adapter/model.safetensors").is_file()
+    assert "up to date" in dvc("status").stdout
+
+
+def test_one_message_and_exit_1_for_what_a_user_can_mend(workspace):
+    change(workspace, objektive="kd")
+    command = [sys.executable, "-m", "blsp", "train"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "train.objektive" in result.stderr and "train.objective" in result.stderr
