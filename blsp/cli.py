@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -40,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run_id = tracking.sync(params)
             print(f"MLflow run {run_id}" if run_id else "nothing recorded: BLSP_TRACKING=off")
         else:
+            os.environ.setdefault(
+                "HF_HUB_DISABLE_PROGRESS_BARS", "1"
+            )  # weights load in seconds; the stages show theirs
+            os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
             importlib.import_module(STAGES[options.stage][0]).run(params)
     except BlspError as error:
         print(f"blsp {options.stage}: {error}", file=sys.stderr)

@@ -19,10 +19,15 @@ ROOT = PARAMS.parent
 STAGES = ("backbones", "corpus", "continuations", "validate", "train", "evaluate")
 
 
+def environment():
+    """As in an activated environment, without MLflow."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "BLSP_TRACKING": "off", "OMP_NUM_THREADS": "1"}
+
+
 def dvc(*arguments, check=True):
-    environment = {**os.environ, "BLSP_TRACKING": "off", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, check=check, env=environment, capture_output=True, text=True)
+    return subprocess.run(command, check=check, env=environment(), capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +55,9 @@ def change(folder, small=False, **train):
     params = yaml.load((ROOT if small else folder) / "params.yaml")
     if small:
         params["miniature"] |= {"train_utterances": 60, "dev_utterances": 10, "test_utterances": 20}
-        params["miniature"]["llm"] |= {"width": 32, "layers": 1, "steps": 30, "batch_size": 16}
+        params["miniature"]["llm"] |= {"width": 64, "layers": 1, "steps": 150, "batch_size": 16}
         params["miniature"]["speech"] |= {"width": 32, "encoder_layers": 1, "steps": 3, "batch_size": 4}
-        # An LLM of thirty steps rambles; the contracts on its style are for the real one.
+        # An LLM of 150 steps rambles; the contracts on its style are for the real one.
         params["validate"] |= {"max_length_share": 1.0, "max_copy_share": 1.0}
         params["continuations"]["max_new_tokens"] = 24
         params["evaluate"] |= {"max_new_tokens": 8, "bootstrap_samples": 20}
@@ -102,10 +107,9 @@ def test_a_change_under_train_reruns_train_and_evaluate_alone(workspace):
 def test_training_killed_leaves_no_adapter_and_the_next_run_is_right(workspace):
     """kill -9 in the middle: no half-written adapter has the final name, and DVC takes it up again."""
     change(workspace, steps=2000, validate_every=1000)
-    environment = {**os.environ, "BLSP_TRACKING": "off", "OMP_NUM_THREADS": "1"}
     running = subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro", "train"],
-        env=environment,
+        env=environment(),
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

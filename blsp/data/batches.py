@@ -61,7 +61,8 @@ def _example(cut: "MonoCut", behaviour: str) -> Example:
     row = getattr(cut, behaviour)
     return Example(
         id=cut.id,
-        samples=cut.load_audio()[0],
+        num_samples=cut.num_samples,
+        load_samples=lambda: cut.load_audio()[0],
         transcript=row["transcript"],
         instruction=row["instruction"],
         response_ids=row["token_ids"],

@@ -55,7 +55,10 @@ def _evaluate(params: Params) -> dict[str, Any]:
     return {
         "systems": figures,
         "alignment": alignment(model, processor, params, resampling),
-        "test": {"utterances": len(items), "audio_s": sum(len(item.samples) for item in items) / params.corpus.sampling_rate_hz},
+        "test": {
+            "utterances": len(items),
+            "audio_s": sum(len(item.samples) for item in items) / params.corpus.sampling_rate_hz,
+        },
         "instructions": dict(settings.tasks),
         "examples": examples,
         "adapter_sha256": sha256_of(ADAPTER_DIR),

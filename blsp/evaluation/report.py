@@ -116,12 +116,9 @@ def _draw_curve(path: Path) -> None:
         strict=True,
     ):
         points = [(record["step"], record[key]) for record in records if key in record]
-        axis.plot(
-            *zip(*points, strict=True),
-            color=COLOURS["speech"],
-            marker="o" if len(points) < 30 else None,
-            ms=3,
-        )
+        if points:
+            marker = "o" if len(points) < 30 else None
+            axis.plot(*zip(*points, strict=True), color=COLOURS["speech"], marker=marker, ms=3)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("step", fontsize=8)
         axis.grid(alpha=0.3)

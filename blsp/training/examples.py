@@ -3,7 +3,7 @@
 Axes: B utterances, C = B clips, S encoder frames, E encoder width, P prompt tokens, R response tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,14 @@ from blsp.model.processing import BlspProcessor
 class Example:
     """One utterance and what the LLM wrote from its transcript.
 
-    `samples` is float32 mono (N,); `response_ids` ends with the end token only where the LLM itself stopped,
-    so that no end is learned from text that was cut.
+    `load_samples` gives its audio, float32 mono (N,) with N `num_samples`, and is called only when it is wanted;
+    `response_ids` ends with the end token only where the LLM itself stopped, so that no end is learned from text
+    that was cut.
     """
 
     id: str
-    samples: np.ndarray
+    num_samples: int
+    load_samples: Callable[[], np.ndarray]
     transcript: str
     instruction: str
     response_ids: Sequence[int]
@@ -86,7 +88,7 @@ class Collator:
         texts = [build_prompt(processor.tokenizer, e.instruction, " " + e.transcript) for e in examples]
         speech = []
         for example in examples:
-            placeholder = processor.replace_audio_token(len(example.samples))
+            placeholder = processor.replace_audio_token(example.num_samples)
             prompt = build_prompt(processor.tokenizer, example.instruction, AUDIO_TOKEN)
             speech.append(prompt.replace(AUDIO_TOKEN, placeholder))
         responses = [list(e.response_ids) for e in examples]
@@ -103,7 +105,7 @@ class Collator:
             is_response=is_response.to(device),
             frames=frames,
             frame_counts=counts,
-            audio_s=sum(len(e.samples) for e in examples) / processor.feature_extractor.sampling_rate,
+            audio_s=sum(e.num_samples for e in examples) / processor.feature_extractor.sampling_rate,
         )
 
     def _prompted(self, prompts: list[str], responses: torch.Tensor, is_response: torch.Tensor) -> Prompted:
@@ -122,7 +124,7 @@ class Collator:
         missing = [e for e in examples if e.id not in self.cache]
         fresh: dict[str, torch.Tensor] = {}
         if missing:
-            features: Any = self.processor.features([e.samples for e in missing])
+            features: Any = self.processor.features([e.load_samples() for e in missing])
             features = {name: tensor.to(self.model.device) for name, tensor in features.items()}
             mask = features["feature_attention_mask"]
             encoder = self.model.audio_tower

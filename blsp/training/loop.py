@@ -32,7 +32,7 @@ def train_adapter(
     """Nothing; the model's adapter is trained for `settings.steps` steps on `batches`.
 
     Every LOG_EVERY_STEPS steps `log` gets the step and its figures; every `validate_every` steps, and at the
-    end, the behaviour gap on `dev` is among them. Raises BlspError on a non-finite loss, before the update.
+    end, the behaviour gap on `dev` is among them (unless it is empty). Raises BlspError on a non-finite loss, before the update.
     """
     accelerator = Accelerator()
     adapter = model.multi_modal_projector
@@ -74,7 +74,7 @@ def train_adapter(
                 "audio_s_per_s": audio_s_since / (now - since),
                 "elapsed_s": now - started,
             }
-            if step % settings.validate_every == 0 or step == settings.steps:
+            if dev and (step % settings.validate_every == 0 or step == settings.steps):
                 figures |= behaviour_gap(model, collator, dev)
                 progress.set_postfix(
                     {key: f"{figures[key]:.3f}" for key in ("loss", "dev_kl", "dev_top1")}, refresh=False

@@ -64,17 +64,15 @@ def run(params: Params) -> None:
         report = {
             "steps": settings.steps,
             "loss": records[-1]["loss"],
-            "dev_kl": records[-1]["dev_kl"],
-            "dev_top1": records[-1]["dev_top1"],
+            **{name: records[-1][name] for name in ("dev_kl", "dev_top1") if name in records[-1]},
             "adapter_parameters": sum(p.numel() for p in model.multi_modal_projector.parameters()),
             "train_s": time.perf_counter() - started,
             "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         }
         write_json(REPORT, report)
-    print(
-        f"adapter of {report['adapter_parameters']:,} parameters trained in {report['train_s']:.0f} s: "
-        f"dev KL {report['dev_kl']:.3f} nats a token, top-1 agreement {report['dev_top1']:.3f}"
-    )
+    print(f"adapter of {report['adapter_parameters']:,} parameters trained in {report['train_s']:.0f} s")
+    if "dev_kl" in report:
+        print(f"dev: KL {report['dev_kl']:.3f} nats a token, top-1 agreement {report['dev_top1']:.3f}")
 
 
 def new_config(params: Params, audio_token_id: int) -> Any:
