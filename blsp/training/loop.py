@@ -31,9 +31,8 @@ def train_adapter(
 ) -> None:
     """Nothing; the model's adapter is trained for `settings.steps` steps on `batches`.
 
-    Every LOG_EVERY_STEPS steps `log` gets the step and its figures; every `validate_every` steps, and at the
-    end, the behaviour gap on `dev` is among them, unless that is empty. Raises BlspError on a non-finite loss, before the
-    update.
+    Every LOG_EVERY_STEPS steps `log` gets the step and its figures; every `validate_every` steps, and at the end,
+    the behaviour gap on `dev` too, unless that is empty. Raises BlspError on a non-finite loss, before the update.
     """
     accelerator = Accelerator()
     adapter = model.multi_modal_projector
