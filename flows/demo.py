@@ -12,7 +12,8 @@ What to look at next:
   reports/evaluation.md          the same table, examples of every answer, signatures
   reports/figures/               systems.png, learning_curve.png
   reports/data_docs/index.html   what Great Expectations found in the corpus and the continuations
-  .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db      runs, curves, lineage, the registered model
+  mlflow ui --backend-store-uri sqlite:///mlflow.db   runs, curves, lineage, the registered model
+                                 (after `source .venv/bin/activate`)
 """
 
 
