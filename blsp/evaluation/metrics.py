@@ -94,6 +94,12 @@ def accuracy(answers: list[str], references: list[str], resampling: Resampling) 
     )
 
 
+def answer_accuracy(answers: list[str], references: list[str], resampling: Resampling) -> Figure:
+    """As accuracy, of what follows "the answer is" where an answer says so."""
+    figure = accuracy([plain(answer).removeprefix("the answer is ") for answer in answers], references, resampling)
+    return figure | {"signature": f"{figure['signature']}|without: the answer is"}
+
+
 def ratio(numerators: list[float], denominators: list[float], resampling: Resampling, signature: str) -> Figure:
     """The sum of numerators over the sum of denominators, resampled over items."""
     statistics = np.array([numerators, denominators], dtype=float).T

@@ -35,7 +35,8 @@ def table(evaluation: dict[str, Any]) -> str:
     header = ["system", *(f"{TASKS[name].title} ({TASKS[name].metric})" for name in tasks)]
     rows = [
         [system, *(_cell(figures[name][TASKS[name].metric]) for name in tasks)]
-        for system, figures in evaluation["systems"].items()
+        for system in MEANINGS
+        if (figures := evaluation["systems"].get(system))
     ]
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = [header, ["-" * width for width in widths], *rows]

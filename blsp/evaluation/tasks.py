@@ -37,7 +37,7 @@ TASKS: dict[str, Task] = {
     "asr": Task("speech recognition", "wer", lambda item: item.transcript, metrics.word_error_rate),
     "st": Task("speech translation", "bleu", lambda item: item.translation, metrics.bleu),
     "slu": Task("intent", "accuracy", lambda item: item.intent, metrics.accuracy),
-    "qa": Task("spoken question", "accuracy", lambda item: item.answer, metrics.accuracy),
+    "qa": Task("spoken question", "accuracy", lambda item: item.answer, metrics.answer_accuracy),
 }
 
 

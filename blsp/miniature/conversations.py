@@ -65,6 +65,5 @@ def _answer(task: str, sentence: Sentence, german: bool, rng: random.Random) -> 
         return sentence.text
     if task == "intent":
         return sentence.intent.replace("_", " ")
-    answer = sentence.answer_german if german else sentence.answer
-    assert answer is not None
-    return answer
+    # In the words of the continuations: an answer in words of its own would be a behaviour speech never shows.
+    return f"Die Antwort ist {sentence.answer_german}." if german else f"The answer is {sentence.answer}."

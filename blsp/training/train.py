@@ -61,14 +61,15 @@ def run(params: Params) -> None:
         with replace_dir(ADAPTER_DIR) as folder:
             model.save_pretrained(folder)
         write_text(CURVE, _as_csv(records))
-        report = {
+        last = records[-1]
+        report: dict[str, float] = {
             "steps": settings.steps,
-            "loss": records[-1]["loss"],
-            **{name: records[-1][name] for name in ("dev_kl", "dev_top1") if name in records[-1]},
+            "loss": last["loss"],
             "adapter_parameters": sum(p.numel() for p in model.multi_modal_projector.parameters()),
             "train_s": time.perf_counter() - started,
             "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         }
+        report |= {name: last[name] for name in ("dev_kl", "dev_top1") if name in last}
         write_json(REPORT, report)
     print(f"adapter of {report['adapter_parameters']:,} parameters trained in {report['train_s']:.0f} s")
     if "dev_kl" in report:

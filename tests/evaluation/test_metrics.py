@@ -4,7 +4,7 @@ import pytest
 from sacrebleu.metrics.bleu import BLEU
 
 from blsp.data.text import plain_words
-from blsp.evaluation.metrics import Resampling, accuracy, bleu, plain, ratio, word_error_rate
+from blsp.evaluation.metrics import Resampling, accuracy, answer_accuracy, bleu, plain, ratio, word_error_rate
 
 RESAMPLING = Resampling(200, 0.95, 1, "whisper_english", lambda text: plain_words(text, "whisper_english"))
 
@@ -35,6 +35,11 @@ def test_accuracy_overlooks_case_punctuation_and_underscores():
     figure = accuracy(["Device on.", "weather", "timer"], ["device_on", "weather", "alarm"], RESAMPLING)
     assert figure["value"] == pytest.approx(2 / 3)
     assert plain("  Device_ON! ") == "device on"
+
+
+def test_an_answer_in_a_sentence_is_an_answer():
+    figure = answer_accuracy(["The answer is butter.", "butter", "It is tea."], ["butter", "butter", "tea"], RESAMPLING)
+    assert figure["value"] == pytest.approx(2 / 3) and "the answer is" in figure["signature"]
 
 
 def test_intervals_widen_with_fewer_items_and_repeat_themselves():
