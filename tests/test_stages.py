@@ -107,6 +107,8 @@ def test_a_change_under_train_reruns_train_and_evaluate_alone(workspace):
 def test_training_killed_leaves_no_adapter_and_the_next_run_is_right(workspace):
     """kill -9 in the middle: no half-written adapter has the final name, and DVC takes it up again."""
     change(workspace, steps=2000, validate_every=1000)
+    log = Path("reports/train_log.jsonl")
+    log.unlink()  # of the run before
     running = subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro", "train"],
         env=environment(),
@@ -114,7 +116,6 @@ def test_training_killed_leaves_no_adapter_and_the_next_run_is_right(workspace):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    log = Path("reports/train_log.jsonl")
     deadline = time.monotonic() + 120
     while not (log.is_file() and log.read_text().count("\n") > 1) and time.monotonic() < deadline:
         time.sleep(0.2)
