@@ -41,9 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run_id = tracking.sync(params)
             print(f"MLflow run {run_id}" if run_id else "nothing recorded: BLSP_TRACKING=off")
         else:
-            os.environ.setdefault(
-                "HF_HUB_DISABLE_PROGRESS_BARS", "1"
-            )  # weights load in seconds; the stages show theirs
+            # Weights load in seconds; the stages show progress of their own.
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
             os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
             importlib.import_module(STAGES[options.stage][0]).run(params)
     except BlspError as error:
