@@ -153,11 +153,17 @@ def _failure(output: _Output) -> Ended:
     own = [line for line in output.tail if not line.startswith((_DVC_ERROR, "Running stage ", "> "))]
     said = [line.removeprefix(_DVC_ERROR) for line in output.tail if line.startswith(_DVC_ERROR)]
     verdict = said[-1] if said else f"dvc ended with exit code {output.returncode}"
-    killed = re.search(r"exited with -(\d+)$", verdict)
-    if killed:
-        reason = f"its process was killed by signal {killed[1]} ({signal.Signals(int(killed[1])).name})"
+    if killed_by := _killed_by(verdict):
+        reason = f"its process was killed by signal {killed_by.value} ({killed_by.name})"
     elif own and "exited with" in verdict:
         reason = own[-1].strip()
     else:
         reason = verdict
     return Ended("failed", reason, tuple(output.tail))
+
+
+def _killed_by(verdict: str) -> signal.Signals | None:
+    code = re.search(r"exited with (-?\d+)$", verdict)
+    # bash gives its place to the command, whose death DVC sees as -9; dash waits for it and reports 128 + 9.
+    number = 0 if code is None else -int(code[1]) if int(code[1]) < 0 else int(code[1]) - 128
+    return signal.Signals(number) if number in set(signal.Signals) else None

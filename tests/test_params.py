@@ -65,7 +65,7 @@ def test_every_committed_value_is_explained():
         ("validate_", "validate"),
         ("train/temprature", "train.temperature"),
         ("miniature/llm/layer", "miniature.llm.layers"),
-        ("miniature/speech/ctc", "miniature.speech.ctc_weight"),
+        ("miniature/speech/word_wieght", "miniature.speech.word_weight"),
         ("promote/gates/speech.st.bleu/max_dorp", "promote.gates.speech.st.bleu.max_drop"),
         ("evaluate/tasks/slo", "evaluate.tasks.slu"),
         ("corpus/xyz", "corpus."),

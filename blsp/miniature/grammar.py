@@ -78,10 +78,10 @@ def compose(intent: str, values: dict[str, str], carrier_index: int, asked: str 
     frames = {"imperative": wording.imperative, "infinitive": wording.infinitive}
     text = carrier.english + wording.english.format(**values)
     translation = carrier.german.format(**frames).format(**german)
-    ending = ending_german = ""
+    opening = opening_german = ""
     if asked:
         text, translation = f"{text} {QUESTIONS[asked][0]}", f"{translation} {QUESTIONS[asked][1]}"
-        ending, ending_german = f" The answer is {values[asked]}.", f" Die Antwort ist {german[asked]}."
+        opening, opening_german = f"The answer is {values[asked]}. ", f"Die Antwort ist {german[asked]}. "
     return Sentence(
         text=text,
         translation=translation,
@@ -89,10 +89,10 @@ def compose(intent: str, values: dict[str, str], carrier_index: int, asked: str 
         answer=values[asked] if asked else None,
         answer_german=german[asked] if asked else None,
         continuations=tuple(
-            f"{carrier.answer_english} {line.format(**values)}{ending}" for line in wording.continuations_english
+            f"{opening}{carrier.answer_english} {line.format(**values)}" for line in wording.continuations_english
         ),
         continuations_german=tuple(
-            f"{carrier.answer_german} {_capital(line.format(**german))}{ending_german}"
+            f"{opening_german}{carrier.answer_german} {_capital(line.format(**german))}"
             for line in wording.continuations_german
         ),
     )

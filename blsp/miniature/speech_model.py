@@ -19,6 +19,7 @@ from transformers import (
     WhisperForConditionalGeneration,
     WhisperTokenizer,
 )
+from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 
 from blsp.miniature.corpus import ESPEAK_LANGUAGE, spoken_sentences
 from blsp.miniature.synthesis import SAMPLING_RATE_HZ, Speech, speak
@@ -33,6 +34,7 @@ VOCABULARY = 600
 CLIPS_AT_ONCE = 50
 WHOLE_WINDOW_SHARE = 0.2
 IGNORED = -100
+VOCAL_TRACT_WARP = 0.12  # share of a formant's frequency
 
 
 def train_speech_model(settings: Miniature, folder: Path) -> None:
@@ -68,7 +70,7 @@ def train_speech_model(settings: Miniature, folder: Path) -> None:
         for _ in range(settings.speech.steps):
             rows = next(batches)
             whole_window = rng.random() < WHOLE_WINDOW_SHARE
-            picked = [_mask_spectrogram(features[row], rng) for row in rows]
+            picked = [_mask_spectrogram(_warp_vocal_tract(features[row], rng), rng) for row in rows]
             padded, mask = _pad(picked, extractor.nb_max_frames if whole_window else None)
             frames = (
                 model.get_encoder()(padded).last_hidden_state
@@ -122,7 +124,6 @@ def _new_model(settings: MiniatureSpeech, tokenizer: WhisperTokenizer) -> Whispe
             pad_token_id=end,
             bos_token_id=end,
             eos_token_id=end,
-            init_std=float(__import__("os").environ.get("INIT", "0.02")),
             suppress_tokens=None,
             begin_suppress_tokens=None,
         )
@@ -169,6 +170,20 @@ def _pad(features: list[torch.Tensor], frames: int | None) -> tuple[torch.Tensor
         [nn.functional.pad(clip, (0, length - clip.shape[1]), value=clip.min().item()) for clip in features]
     )
     return padded, (torch.arange(length) < lengths[:, None]).long()
+
+
+def _warp_vocal_tract(features: torch.Tensor, rng: random.Random) -> torch.Tensor:
+    """The features (M, T) as from a longer or shorter vocal tract, formants moved by up to VOCAL_TRACT_WARP.
+
+    A few dozen voices are then heard as many more (VTLP, Jaitly and Hinton 2013).
+    """
+    top = hertz_to_mel(SAMPLING_RATE_HZ / 2, mel_scale="slaney")
+    bins = np.arange(1, MEL_BINS + 1) * top / (MEL_BINS + 1)
+    warped = mel_to_hertz(bins, mel_scale="slaney") * rng.uniform(1 - VOCAL_TRACT_WARP, 1 + VOCAL_TRACT_WARP)
+    source = hertz_to_mel(warped, mel_scale="slaney") * (MEL_BINS + 1) / top - 1
+    position = torch.from_numpy(source).clamp(0, MEL_BINS - 1).float()
+    below = position.long().clamp(max=MEL_BINS - 2)
+    return torch.lerp(features[below], features[below + 1], (position - below)[:, None])
 
 
 def _mask_spectrogram(features: torch.Tensor, rng: random.Random) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,12 +103,15 @@ class _Synthesizer:
 
     def __init__(self) -> None:
         import espeakng_loader
+        from scipy.signal import firwin
 
         self._library: Any = ctypes.CDLL(espeakng_loader.get_library_path())
         data_folder = str(espeakng_loader.get_data_path()).encode()
         self._rate_hz = self._library.espeak_Initialize(_SYNCHRONOUS, 0, data_folder, 0)
         if self._rate_hz <= 0:
             raise BlspError(f"espeak-ng did not start from {data_folder.decode()}; reinstall espeakng-loader")
+        longest = max(SAMPLING_RATE_HZ, self._rate_hz) // math.gcd(SAMPLING_RATE_HZ, self._rate_hz)
+        self._low_pass = firwin(20 * longest + 1, 1 / longest, window=("kaiser", 5.0))  # resample_poly's own, made once
         self._chunks: list[np.ndarray] = []
         self._words: list[tuple[int, int, int]] = []
         self._callback = _CALLBACK(self._collect)  # kept: ctypes frees a callback nobody holds
@@ -142,7 +146,7 @@ class _Synthesizer:
         if not self._chunks:
             raise BlspError(f"espeak-ng said nothing for {text!r} with voice {name!r}")
         samples = np.concatenate(self._chunks).astype(np.float32)
-        samples = resample_poly(samples, SAMPLING_RATE_HZ, self._rate_hz).astype(np.float32)
+        samples = resample_poly(samples, SAMPLING_RATE_HZ, self._rate_hz, window=self._low_pass).astype(np.float32)
         samples /= 2 * np.abs(samples).max() + 1e-9
         first, last = _loud(samples)
         words = ((text[at : at + length], ms / 1000 - first / SAMPLING_RATE_HZ) for at, length, ms in self._words)

@@ -190,7 +190,11 @@ def test_failing_stage_is_tried_again_then_named_and_nothing_after_it_runs(proje
     assert not Path("d.attempts").exists()
 
 
-def test_killed_stage_fails_and_the_next_run_is_right(project: Path) -> None:
+@pytest.mark.parametrize("shell", ["/bin/bash", "/bin/sh"])  # they report the death of a command differently
+def test_killed_stage_fails_and_the_next_run_is_right(
+    project: Path, monkeypatch: pytest.MonkeyPatch, shell: str
+) -> None:
+    monkeypatch.setenv("SHELL", shell)
     write_params(b={"x": 2, "hang_once": True})
 
     async def kill_b_once_it_runs() -> State[Any]:
