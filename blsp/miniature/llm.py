@@ -27,7 +27,7 @@ EMBEDDING_STD = 0.02
 FINAL_SCALE = 8.0
 # Of the embeddings' own size: what keeps a large LLM from being thrown by a slightly strange vector, and this one
 # by itself would not learn from a thousand words (after Jain et al. 2023, NEFTune).
-EMBEDDING_NOISE = 0.25
+EMBEDDING_NOISE = 0.5
 BATCHES_A_POOL = 16
 
 
