@@ -133,6 +133,7 @@ class Continuations(Record):
     batch_size: Count
     max_new_tokens: Count
     max_prompt_tokens: Count
+    top_logprobs: Annotated[int, Field(ge=0)]
     behaviours: Annotated[dict[FieldName, Instruction], Field(min_length=1)]
 
 
@@ -158,6 +159,13 @@ class Train(Record):
     conv_layers: Count
     steps: Count
     batch_size: Count
+    micro_batch_tokens: Count
+    teacher: Literal["live", "stored"]
+    precision: Literal["float32", "bfloat16"]
+    gradient_checkpointing: bool
+    compile: bool
+    encoder_cache_gib: NonNegative
+    checkpoint_every: Count
     lr: Positive
     warmup_steps: Annotated[int, Field(ge=0)]
     weight_decay: NonNegative
@@ -274,6 +282,7 @@ _WANTED = {
     "int_type": "a whole number",
     "float_type": "a number",
     "string_type": "text",
+    "bool_type": "true or false",
     "finite_number": "a finite number",
     "greater_than": "greater than {gt:g}",
     "greater_than_equal": "at least {ge:g}",

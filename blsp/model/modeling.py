@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
     WhisperForConditionalGeneration,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -119,6 +120,10 @@ class BlspForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().train(mode)
         self.audio_tower.eval()
         self.language_model.eval()
+        for module in self.language_model.modules():
+            # A layer asks its own flag whether to recompute itself; what is in it stays as it is.
+            if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
+                module.training = mode
         return self
 
     def get_input_embeddings(self) -> nn.Module:
@@ -138,11 +143,15 @@ class BlspForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         input_features (W, M, T), feature_attention_mask (W, T) and audio_windows (C,) come from the processor.
         """
-        with torch.no_grad():
-            frames = encode(self.audio_tower, input_features.to(self.audio_tower.dtype), feature_attention_mask)
-            counts = feature_attention_mask[:, ::2].sum(-1)
-            frames, counts = join_windows(frames, counts, audio_windows)
-        return self.project(frames, counts)
+        return self.project(*self.encode_audio(input_features, feature_attention_mask, audio_windows))
+
+    @torch.no_grad()
+    def encode_audio(
+        self, input_features: torch.Tensor, feature_attention_mask: torch.Tensor, audio_windows: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The encoder frames (C, S, E) of the clips and their counts (C,); arguments as of get_audio_features."""
+        frames = encode(self.audio_tower, input_features.to(self.audio_tower.dtype), feature_attention_mask)
+        return join_windows(frames, feature_attention_mask[:, ::2].sum(-1), audio_windows)
 
     def project(self, frames: torch.Tensor, counts: torch.Tensor) -> BaseModelOutputWithPooling:
         """As get_audio_features, from the clips' encoder frames (C, S, E) and their counts (C,)."""

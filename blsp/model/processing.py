@@ -70,8 +70,11 @@ class BlspProcessor(ProcessorMixin):
 
     def audio_token_count(self, samples: int) -> int:
         """The exact number of speech vectors that a clip of `samples` samples becomes."""
-        frames = sum(encoder_length(mel) for mel in self._mel_frames(samples))
-        return adapter_length(frames, self.conv_layers)
+        return adapter_length(self.frame_count(samples), self.conv_layers)
+
+    def frame_count(self, samples: int) -> int:
+        """The exact number of encoder frames that a clip of `samples` samples becomes, over all its windows."""
+        return sum(encoder_length(mel) for mel in self._mel_frames(samples))
 
     def replace_audio_token(self, samples: int) -> str:
         """The text that stands for one clip in an expanded prompt."""
