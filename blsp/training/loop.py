@@ -43,7 +43,9 @@ def train_adapter(
     the end, the behaviour gap on `dev` too, unless that is empty. SIGTERM saves a checkpoint and exits.
     Raises BlspError on a loss that is not finite, before the update, with the utterances that gave it.
     """
-    accelerator = Accelerator(mixed_precision="bf16" if settings.precision == "bfloat16" else "no")
+    accelerator = Accelerator(
+        mixed_precision="bf16" if settings.precision == "bfloat16" else "no", cpu=not torch.accelerator.is_available()
+    )
     adapter = model.multi_modal_projector
     optimizer: Any = torch.optim.AdamW(_parameter_groups(adapter, settings.weight_decay), lr=settings.lr)
     objective: Any = AlignmentObjective(model, settings.objective, settings.temperature, settings.teacher)

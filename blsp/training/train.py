@@ -27,6 +27,7 @@ def run(params: Params) -> None:
     The log grows line by line while training runs; the adapter takes its name at the very end. A run that was
     killed goes on from its last checkpoint.
     """
+    import torch
     from accelerate import PartialState
     from accelerate.utils import set_seed
 
@@ -39,7 +40,7 @@ def run(params: Params) -> None:
     from blsp.training.plan import Plan
 
     settings = params.train
-    is_main = PartialState().is_main_process
+    is_main = PartialState(cpu=not torch.accelerator.is_available()).is_main_process
     set_seed(settings.seed)
     processor = BlspProcessor.from_backbones(pins()["speech"]["name"], pins()["llm"]["name"], settings.conv_layers)
     model = BlspForConditionalGeneration.from_backbones(new_config(params, processor.audio_token_id))
