@@ -5,13 +5,11 @@ Axes: B utterances, C = B clips, S encoder frames, E encoder width, P prompt tok
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from blsp.model.chat import AUDIO_TOKEN, build_prompt
-from blsp.model.encoder import encode, join_windows
 from blsp.model.modeling import BlspForConditionalGeneration
 from blsp.model.processing import BlspProcessor
 
@@ -88,7 +86,7 @@ class Collator:
         texts = [build_prompt(processor.tokenizer, e.instruction, " " + e.transcript) for e in examples]
         speech = []
         for example in examples:
-            placeholder = processor.replace_audio_token(example.num_samples)
+            placeholder = processor.audio_token * processor.audio_token_count(example.num_samples)
             prompt = build_prompt(processor.tokenizer, example.instruction, AUDIO_TOKEN)
             speech.append(prompt.replace(AUDIO_TOKEN, placeholder))
         responses = [list(e.response_ids) for e in examples]
@@ -119,17 +117,12 @@ class Collator:
             prompt_length=encoded.input_ids.shape[1],
         )
 
-    @torch.no_grad()
     def _frames(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
         missing = [e for e in examples if e.id not in self.cache]
         fresh: dict[str, torch.Tensor] = {}
         if missing:
-            features: Any = self.processor.features([e.load_samples() for e in missing])
-            features = {name: tensor.to(self.model.device) for name, tensor in features.items()}
-            mask = features["feature_attention_mask"]
-            encoder = self.model.audio_tower
-            windows = encode(encoder, features["input_features"].to(encoder.dtype), mask)
-            frames, counts = join_windows(windows, mask[:, ::2].sum(-1), features["audio_windows"])
+            features = self.processor.features([e.load_samples() for e in missing])
+            frames, counts = self.model.encode_audio(**features)
             fresh = {e.id: frames[row, : int(counts[row])] for row, e in enumerate(missing)}
             for name, clip in fresh.items():
                 if clip.nbytes <= self.room_bytes:

@@ -35,7 +35,9 @@ def run(params: Params) -> None:
 
     settings = params.train
     set_seed(settings.seed)
-    processor = BlspProcessor.from_backbones(pins()["speech"]["name"], pins()["llm"]["name"], settings.conv_layers)
+    processor = BlspProcessor.from_backbones(
+        pins()["speech"]["name"], pins()["llm"]["name"], settings.downsampling, settings.encoding
+    )
     model = BlspForConditionalGeneration.from_backbones(new_config(params, processor.audio_token_id))
     if processor.feature_extractor.sampling_rate != params.corpus.sampling_rate_hz:
         raise BlspError(
@@ -87,8 +89,10 @@ def new_config(params: Params, audio_token_id: int) -> Any:
         audio_config=AutoConfig.from_pretrained(parts["speech"]["name"]),
         text_config=AutoConfig.from_pretrained(parts["llm"]["name"]),
         audio_token_id=audio_token_id,
-        conv_layers=params.train.conv_layers,
+        adapter=params.train.adapter,
+        downsampling=params.train.downsampling,
         bottleneck=params.train.bottleneck,
+        encoding=params.train.encoding,
         backbones=parts,
     )
 

@@ -10,26 +10,9 @@ from transformers import AutoConfig, AutoProcessor
 
 from blsp.errors import BlspError
 from blsp.model import BlspConfig, BlspForConditionalGeneration, BlspProcessor
-from blsp.model.adapter import ModalityAdapter, adapter_length
 from blsp.model.chat import AUDIO_TOKEN, build_prompt, respond
-from blsp.model.encoder import encode, encoder_length
+from blsp.model.encoder import encode, encoder_length, split_windows
 from tests import tiny
-
-
-@pytest.mark.parametrize(
-    ("frames", "layers", "expected"), [(1, 3, 1), (100, 3, 13), (1500, 3, 188), (1500, 2, 375), (9, 1, 5)]
-)
-def test_adapter_length_is_exact(frames, layers, expected):
-    assert adapter_length(frames, layers) == expected
-    adapter = ModalityAdapter(4, 6, layers, 5, 3)
-    vectors, lengths = adapter(torch.randn(1, frames, 4), torch.tensor([frames]))
-    assert vectors.shape == (1, expected, 6) and lengths.tolist() == [expected]
-
-
-def test_paper_adapter_has_the_published_number_of_parameters():
-    with torch.device("meta"):
-        adapter = ModalityAdapter(encoder_width=768, llm_width=4096, conv_layers=3, kernel=5, bottleneck=512)
-    assert sum(p.numel() for p in adapter.parameters()) == 47_467_520
 
 
 @pytest.mark.parametrize("mel_frames", [1, 2, 3, 35, 200])
@@ -49,7 +32,10 @@ def test_a_full_window_is_encoded_as_whisper_does(tiny_model):
 def test_audio_beyond_the_window_is_cut_and_joined_not_lost(tiny_model, clips):
     model, processor = tiny_model
     features = processor.features(clips)
-    assert features["audio_windows"].tolist() == [1, 1, 3]
+    assert features["input_features"].shape == (3, 80, 530)
+    assert features["input_features_mask"].sum(-1).tolist() == [35, 110, 530]
+    windows, _, windows_per_clip = split_windows(*features.values(), window=200)
+    assert windows_per_clip.tolist() == [1, 1, 3] and windows.shape == (5, 80, 200)
     vectors = model.get_audio_features(**features).pooler_output
     counts = [processor.audio_token_count(len(clip)) for clip in clips]
     # 0.35 s: 35 mel frames -> 18 encoder frames -> 9 -> 5; 1.1 s: 110 -> 55 -> 28 -> 14
