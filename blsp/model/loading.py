@@ -61,7 +61,7 @@ def load_adapter(file: Path, config: BlspConfig) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def embedding_scale(embeddings: nn.Module) -> float:
+def embedding_scale(embeddings: nn.Embedding) -> float:
     """The standard deviation of what the LLM's first layer gets for words.
 
     Asked of the embedding module and not of its weights: Gemma's multiplies them by the square root of the width.
