@@ -8,6 +8,7 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma3TextConfig,
+    GPT2Config,
     LlamaConfig,
     MistralConfig,
     PreTrainedConfig,
@@ -30,6 +31,7 @@ LLMS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "qwen3": (Qwen3Config, {"head_dim": 16, "num_key_value_heads": 1}),
     "mistral": (MistralConfig, {"sliding_window": 8, "num_key_value_heads": 1}),
     "gemma2": (Gemma2Config, {"sliding_window": 8, "head_dim": 16, "num_key_value_heads": 1}),
+    "gpt2": (GPT2Config, {"n_positions": 256}),  # learned positions: it sees where padding lies, if it is told so
     "gemma3": (Gemma3TextConfig, {"sliding_window": 8, "head_dim": 16, "num_key_value_heads": 1}),
 }
 
