@@ -92,7 +92,10 @@ class BlspForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         config = config or BlspConfig.from_pretrained(folder)
         if config.backbones:
-            options = {name: kwargs.get(name) for name in ("dtype", "device_map", "attn_implementation")}
+            options = {name: kwargs.pop(name, None) for name in ("dtype", "device_map", "attn_implementation")}
+            # The Auto classes always pass these three; a folder has no use for them.
+            if unknown := sorted(kwargs.keys() - {"adapter_kwargs", "revision", "trust_remote_code"}):
+                raise TypeError(f"an adapter loads with {', '.join(options)} alone; found {', '.join(unknown)}")
             tensors = load_adapter(Path(folder) / ADAPTER_FILE, config)
             model = cls.from_backbones(config, **options)
             model.load_state_dict(tensors, strict=False)

@@ -56,6 +56,15 @@ def test_an_adapter_that_is_not_there_is_refused(tiny_model, tmp_path):
         BlspForConditionalGeneration.from_pretrained(tmp_path)
 
 
+def test_the_auto_class_loads_an_adapter_too_and_options_are_not_lost(tiny_model, tmp_path):
+    tiny_model[0].save_pretrained(tmp_path)
+    loaded = AutoModelForMultimodalLM.from_pretrained(tmp_path, dtype="bfloat16")
+    assert isinstance(loaded, BlspForConditionalGeneration)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
+    with pytest.raises(TypeError, match="dtype, device_map, attn_implementation alone; found low_memory"):
+        BlspForConditionalGeneration.from_pretrained(tmp_path, low_memory=True)
+
+
 def test_a_changed_backbone_is_refused(tmp_path):
     pins = tiny.save_backbones(tmp_path / "backbones")
     tiny.build(pins)[0].save_pretrained(tmp_path / "adapter")
