@@ -155,8 +155,10 @@ class Train(Record):
     objective: Literal["kd", "ce"]
     temperature: Positive
     shares: dict[FieldName, Share]
+    adapter: Literal["conv", "stack"]
+    downsampling: Count
     bottleneck: Count
-    conv_layers: Count
+    encoding: Literal["variable", "padded"]
     steps: Count
     batch_size: Count
     micro_batch_tokens: Count
@@ -178,6 +180,15 @@ class Train(Record):
         total = sum(self.shares.values())
         if abs(total - 1) > 1e-6:
             raise ValueError(f"shares sum to {total:g}; they must sum to 1")
+        return self
+
+    @model_validator(mode="after")
+    def convolutions_halve(self) -> Self:
+        if self.adapter == "conv" and (self.downsampling < 2 or self.downsampling.bit_count() != 1):
+            raise ValueError(
+                f"each convolution of the conv adapter halves, so downsampling must be 2, 4, 8, ...; "
+                f"found {self.downsampling}; adapter: stack takes any"
+            )
         return self
 
 

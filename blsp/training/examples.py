@@ -89,7 +89,7 @@ class Collator:
         texts = [build_prompt(processor.tokenizer, e.instruction, " " + e.transcript) for e in examples]
         speech = []
         for example in examples:
-            placeholder = processor.replace_audio_token(example.num_samples)
+            placeholder = processor.audio_token * processor.audio_token_count(example.num_samples)
             prompt = build_prompt(processor.tokenizer, example.instruction, AUDIO_TOKEN)
             speech.append(prompt.replace(AUDIO_TOKEN, placeholder))
         frames, counts = self._frames(examples)
@@ -131,9 +131,7 @@ class Collator:
         fresh: list[torch.Tensor] = []
         if missing:
             features = self.processor.features([e.load_samples() for e in missing])
-            frames, counts = self.model.encode_audio(
-                **{name: tensor.to(self.model.device) for name, tensor in features.items()}
-            )
+            frames, counts = self.model.encode_audio(**features)
             fresh = [clip[:count] for clip, count in zip(frames, counts.tolist(), strict=True)]
             if self.cache:
                 for example, clip in zip(missing, fresh, strict=True):

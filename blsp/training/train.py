@@ -42,7 +42,9 @@ def run(params: Params) -> None:
     settings = params.train
     is_main = PartialState(cpu=not torch.accelerator.is_available()).is_main_process
     set_seed(settings.seed)
-    processor = BlspProcessor.from_backbones(pins()["speech"]["name"], pins()["llm"]["name"], settings.conv_layers)
+    processor = BlspProcessor.from_backbones(
+        pins()["speech"]["name"], pins()["llm"]["name"], settings.downsampling, settings.encoding
+    )
     model = BlspForConditionalGeneration.from_backbones(new_config(params, processor.audio_token_id))
     if processor.feature_extractor.sampling_rate != params.corpus.sampling_rate_hz:
         raise BlspError(
@@ -126,7 +128,13 @@ def _frame_cache(settings: Train, index: Any, sizes: Any, model: Any) -> Any:
     seen_again = settings.steps * settings.batch_size > len(index)
     if not seen_again or FrameCache.bytes_needed(sizes.frames, width) > settings.encoder_cache_gib * 2**30:
         return None
-    key = (pins()["speech"]["sha256"], pins()["speech"]["revision"], index.digest(), settings.precision)
+    key = (
+        pins()["speech"]["sha256"],
+        pins()["speech"]["revision"],
+        index.digest(),
+        settings.encoding,
+        settings.precision,
+    )
     return FrameCache(scratch_folder() / "frames", key, sizes.frames, width)
 
 
@@ -141,8 +149,10 @@ def new_config(params: Params, audio_token_id: int) -> Any:
         audio_config=AutoConfig.from_pretrained(parts["speech"]["name"]),
         text_config=AutoConfig.from_pretrained(parts["llm"]["name"]),
         audio_token_id=audio_token_id,
-        conv_layers=params.train.conv_layers,
+        adapter=params.train.adapter,
+        downsampling=params.train.downsampling,
         bottleneck=params.train.bottleneck,
+        encoding=params.train.encoding,
         backbones=parts,
     )
 

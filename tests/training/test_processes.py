@@ -25,8 +25,10 @@ def start(pins, folder, processes, scratch=None, terminate_after=None, **setting
         "terminate_after": terminate_after,
     }
     result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
-        + ["-m", "tests.training.run_processes", json.dumps(job)],
+        [
+            *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"),
+            *("-m", "tests.training.run_processes", json.dumps(job)),
+        ],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
