@@ -31,9 +31,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, (_, purpose) in STAGES.items():
         commands.add_parser(name, help=purpose, description=purpose)
     commands.add_parser("track", help="replay the latest training and evaluation into MLflow")
+    exporting = commands.add_parser(
+        "export",
+        help="write encoder, adapter and LLM into one folder, for servers",
+        description="Writes encoder, adapter and LLM into FOLDER, with tokenizer, feature extractor and chat template: "
+        "one checkpoint that needs no other. After `import blsp.model`, "
+        "AutoModelForMultimodalLM.from_pretrained(FOLDER) and AutoProcessor.from_pretrained(FOLDER) load it.",
+        epilog="example: blsp export models/served --dtype bfloat16",
+    )
+    exporting.add_argument("folder", metavar="FOLDER", help="where to; must not be there yet")
+    exporting.add_argument("--adapter", default="models/adapter", help="trained adapter (default: %(default)s)")
+    exporting.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="of all weights (default: the LLM's own)"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
+        if options.stage == "export":
+            from blsp.model.export import export
+
+            export(options.adapter, options.folder, options.dtype)
+            print(f"{options.folder}: the whole model, ready to be served or moved")
+            return 0
         params = load_params(options.params)
         if options.stage == "track":
             from blsp import tracking

@@ -133,6 +133,7 @@ class Continuations(Record):
     batch_size: Count
     max_new_tokens: Count
     max_prompt_tokens: Count
+    top_logprobs: Annotated[int, Field(ge=0)]
     behaviours: Annotated[dict[FieldName, Instruction], Field(min_length=1)]
 
 
@@ -154,10 +155,19 @@ class Train(Record):
     objective: Literal["kd", "ce"]
     temperature: Positive
     shares: dict[FieldName, Share]
+    adapter: Literal["conv", "stack"]
+    downsampling: Count
     bottleneck: Count
-    conv_layers: Count
+    encoding: Literal["variable", "padded"]
     steps: Count
     batch_size: Count
+    micro_batch_tokens: Count
+    teacher: Literal["live", "stored"]
+    precision: Literal["float32", "bfloat16"]
+    gradient_checkpointing: bool
+    compile: bool
+    encoder_cache_gib: NonNegative
+    checkpoint_every: Count
     lr: Positive
     warmup_steps: Annotated[int, Field(ge=0)]
     weight_decay: NonNegative
@@ -170,6 +180,15 @@ class Train(Record):
         total = sum(self.shares.values())
         if abs(total - 1) > 1e-6:
             raise ValueError(f"shares sum to {total:g}; they must sum to 1")
+        return self
+
+    @model_validator(mode="after")
+    def convolutions_halve(self) -> Self:
+        if self.adapter == "conv" and (self.downsampling < 2 or self.downsampling.bit_count() != 1):
+            raise ValueError(
+                f"each convolution of the conv adapter halves, so downsampling must be 2, 4, 8, ...; "
+                f"found {self.downsampling}; adapter: stack takes any"
+            )
         return self
 
 
@@ -274,6 +293,7 @@ _WANTED = {
     "int_type": "a whole number",
     "float_type": "a number",
     "string_type": "text",
+    "bool_type": "true or false",
     "finite_number": "a finite number",
     "greater_than": "greater than {gt:g}",
     "greater_than_equal": "at least {ge:g}",

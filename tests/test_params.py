@@ -142,6 +142,11 @@ def test_a_missing_key_is_refused(tmp_path, key):
             "train.shares.summary is no behaviour that is written; continuations.behaviours has continuation",
         ),
         (
+            [("train/adapter", "conv"), ("train/downsampling", 6)],
+            "train: each convolution of the conv adapter halves, so downsampling must be 2, 4, 8, ...; found 6; "
+            "adapter: stack takes any",
+        ),
+        (
             [("miniature/llm/width", 128), ("miniature/llm/heads", 3)],
             "miniature.llm: width 128 is not divisible by heads 3",
         ),
@@ -186,6 +191,10 @@ def test_a_missing_key_is_refused(tmp_path, key):
 )
 def test_values_that_contradict_each_other_are_refused(tmp_path, changes, expected):
     assert complaint(tmp_path, *changes) == expected
+
+
+def test_frames_are_stacked_in_any_number(tmp_path):
+    assert load(tmp_path, ("train/adapter", "stack"), ("train/downsampling", 6)).train.downsampling == 6
 
 
 def test_a_hub_checkpoint_with_its_commit_is_accepted(tmp_path):

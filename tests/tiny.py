@@ -1,11 +1,18 @@
 """Tiny random backbones, saved as checkpoints, and the model between them."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
     LlamaConfig,
-    LlamaForCausalLM,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen3Config,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
@@ -18,9 +25,19 @@ from blsp.model import BlspConfig, BlspForConditionalGeneration, BlspProcessor
 WINDOW_S = 2
 SECOND = 16_000
 
+# What each family has of its own, small enough to matter within a test's prompts.
+LLMS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
+    "llama": (LlamaConfig, {}),
+    "qwen3": (Qwen3Config, {"head_dim": 16, "num_key_value_heads": 1}),
+    "mistral": (MistralConfig, {"sliding_window": 8, "num_key_value_heads": 1}),
+    "gemma2": (Gemma2Config, {"sliding_window": 8, "head_dim": 16, "num_key_value_heads": 1}),
+    "gpt2": (GPT2Config, {"n_positions": 256}),  # learned positions: it sees where padding lies, if it is told so
+    "gemma3": (Gemma3TextConfig, {"sliding_window": 8, "head_dim": 16, "num_key_value_heads": 1}),
+}
 
-def save_backbones(folder: Path) -> dict[str, dict[str, object]]:
-    """The pins of a random Whisper (folder/speech) and a random Llama (folder/llm), as backbones.json has them."""
+
+def save_backbones(folder: Path, llm: str = "llama") -> dict[str, dict[str, object]]:
+    """The pins of a random Whisper (folder/speech) and a random LLM (folder/llm), as backbones.json has them."""
     torch.manual_seed(0)
     tokenizer = train_tokenizer(seed=1, conversation_count=200)
     WhisperForConditionalGeneration(
@@ -43,19 +60,23 @@ def save_backbones(folder: Path) -> dict[str, dict[str, object]]:
         )
     ).save_pretrained(folder / "speech")
     WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_S).save_pretrained(folder / "speech")
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=24,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            initializer_range=0.2,
-        )
-    ).save_pretrained(folder / "llm")
+    config_class, particulars = LLMS[llm]
+    config = config_class(
+        vocab_size=len(tokenizer),
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.2,
+        **particulars,
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    if llm == "qwen3":  # as its makers' own checkpoints: it samples unless told otherwise
+        model.generation_config.update(do_sample=True, temperature=0.6, top_k=20, top_p=0.95)
+    model.save_pretrained(folder / "llm")
     tokenizer.save_pretrained(folder / "llm")
     return {
         part: {
@@ -69,9 +90,19 @@ def save_backbones(folder: Path) -> dict[str, dict[str, object]]:
     }
 
 
-def build(pins: dict[str, dict[str, object]]) -> tuple[BlspForConditionalGeneration, BlspProcessor]:
+def build(
+    pins: dict[str, dict[str, object]], downsampling: int = 4, encoding: str = "variable", **settings: Any
+) -> tuple[BlspForConditionalGeneration, BlspProcessor]:
     """A model with a random adapter between these backbones, and its processor."""
     torch.manual_seed(1)
-    processor = BlspProcessor.from_backbones(str(pins["speech"]["name"]), str(pins["llm"]["name"]), conv_layers=2)
-    config = BlspConfig(conv_layers=2, bottleneck=8, audio_token_id=processor.audio_token_id, backbones=pins)
+    speech, llm = (str(pins[part]["name"]) for part in ("speech", "llm"))
+    processor = BlspProcessor.from_backbones(speech, llm, downsampling, encoding)
+    config = BlspConfig(
+        downsampling=downsampling,
+        encoding=encoding,
+        bottleneck=8,
+        audio_token_id=processor.audio_token_id,
+        backbones=pins,
+        **settings,
+    )
     return BlspForConditionalGeneration.from_backbones(config).eval(), processor

@@ -2,12 +2,14 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
 
 from blsp.backbones import llm_pin, load_llm
 from blsp.continuation.engine import write_answers
+from blsp.continuation.teacher import top_logprobs
 from blsp.data.records import SPLITS
 from blsp.data.shards import CONTINUATIONS_DIR, Shard, iter_shards, write_field
 from blsp.errors import BlspError
@@ -86,7 +88,21 @@ def _write_shard(
             "finish_reason": answer.finish_reason,
         }
         report.keep(shard.split, behaviour, rows[cut_id], answer)
+    if settings.top_logprobs:
+        for cut_id, (top_ids, logprobs) in zip(
+            rows, _teacher(prompts, answers, settings, model, tokenizer), strict=True
+        ):
+            rows[cut_id] |= {"top_ids": top_ids, "top_logprobs": logprobs}
     return rows
+
+
+def _teacher(
+    prompts: dict[str, str], answers: list[Answer], settings: Continuations, model: Any, tokenizer: Any
+) -> Iterator[tuple[list[list[int]], list[list[float]]]]:
+    ids = [tokenizer(prompt, add_special_tokens=False).input_ids for prompt in prompts.values()]
+    for start in range(0, len(ids), settings.batch_size):
+        rows = slice(start, start + settings.batch_size)
+        yield from top_logprobs(model, ids[rows], answers[rows], settings.top_logprobs)
 
 
 class _Report:

@@ -1,69 +1,61 @@
-"""From shards to training examples: batches of similar lengths, behaviours in their shares, seeded."""
+"""From shards to training examples: how long each is, and dev's in batches."""
 
-import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from blsp.data.shards import load_cuts
+import numpy as np
+
+from blsp.data.index import SplitIndex, load_index
 from blsp.errors import BlspError
+from blsp.model.chat import AUDIO_TOKEN, build_prompt
 from blsp.training.examples import Example
+from blsp.training.plan import Sizes
 
 if TYPE_CHECKING:
-    from lhotse import MonoCut
+    from blsp.model import BlspForConditionalGeneration, BlspProcessor
 
 
-def training_batches(shares: Mapping[str, float], batch_size: int, seed: int) -> Iterator[list[Example]]:
-    """Endless batches of the train split: every utterance once an epoch, with a behaviour drawn by its share.
+def training_sizes(
+    index: SplitIndex, model: "BlspForConditionalGeneration", processor: "BlspProcessor"
+) -> Sizes:
+    """How long each utterance is for the encoder and for the LLM, exactly, without reading its audio.
 
-    An utterance that lacks the drawn behaviour (its prompt was too long) gets another that it has; one that
-    has none is left out, as the continuations report counts. The same seed gives the same batches.
-    Raises BlspError where no utterance has any behaviour.
+    An encoder frame costs one forward of the encoder, an LLM position two forwards (student and teacher) and a
+    backward to its input. Raises BlspError where the LLM wrote nothing for any utterance.
     """
-    from lhotse.dataset import DynamicBucketingSampler
-
-    behaviours = [name for name, share in shares.items() if share > 0]
-    cuts = load_cuts("train", behaviours)
-    if not any(_behaviours_of(cut, behaviours) for cut in cuts):
-        raise BlspError("data/continuations has no train row of " + ", ".join(behaviours) + "; run `blsp continuations`")
-    rng = random.Random(seed)
-    epoch = 0
-    while True:
-        sampler = DynamicBucketingSampler(
-            cuts, max_cuts=batch_size, num_buckets=8, buffer_size=10_000, shuffle=True, drop_last=False, seed=seed + epoch
+    samples, where = np.unique(index.num_samples, return_inverse=True)
+    frames = np.array([processor.frame_count(count) for count in samples.tolist()], dtype=np.int64)
+    vectors = np.array([processor.audio_token_count(count) for count in samples.tolist()], dtype=np.int64)
+    positions, targets = {}, {}
+    for name in index.behaviours:
+        targets[name] = index.response_tokens(name)
+        around = _prompt_tokens(index, name, processor) - 1
+        positions[name] = np.where(targets[name] > 0, around + vectors[where] + targets[name], 0)
+    if not any(count.any() for count in targets.values()):
+        raise BlspError(
+            f"data/continuations has no train row of {', '.join(index.behaviours)}; run `blsp continuations`"
         )
-        for batch in sampler:
-            examples = [example for cut in batch if (example := _draw(cut, shares, rng))]
-            if examples:
-                yield examples
-        epoch += 1
+    encoder, llm = (sum(p.numel() for p in part.parameters()) for part in (model.audio_tower, model.language_model))
+    return Sizes(frames[where], positions, targets, frame_cost=encoder / (3 * llm))
+
+
+def _prompt_tokens(index: SplitIndex, behaviour: str, processor: "BlspProcessor") -> np.ndarray:
+    """Tokens of each utterance's prompt with one placeholder; 0 where the LLM wrote nothing."""
+    known: dict[str, int] = {}
+    counts = []
+    for written in index.table[behaviour].to_pylist():
+        instruction = written["instruction"] if written else None
+        if instruction is not None and instruction not in known:
+            prompt = build_prompt(processor.tokenizer, instruction, AUDIO_TOKEN)
+            known[instruction] = len(processor.tokenizer(prompt, add_special_tokens=False).input_ids)
+        counts.append(known[instruction] if instruction is not None else 0)
+    return np.array(counts, dtype=np.int64)
 
 
 def evaluation_batches(split: str, behaviour: str, batch_size: int) -> Iterator[list[Example]]:
     """Batches of one split's utterances that have the behaviour, shortest first."""
-    cuts = [cut for cut in load_cuts(split, [behaviour]) if cut.has_custom(behaviour)]
-    cuts.sort(key=lambda cut: (cut.duration, cut.id))
-    for start in range(0, len(cuts), batch_size):
-        yield [_example(cut, behaviour) for cut in cuts[start : start + batch_size]]
-
-
-def _draw(cut: "MonoCut", shares: Mapping[str, float], rng: random.Random) -> Example | None:
-    present = _behaviours_of(cut, [name for name, share in shares.items() if share > 0])
-    if not present:
-        return None
-    return _example(cut, rng.choices(present, [shares[name] for name in present])[0])
-
-
-def _behaviours_of(cut: "MonoCut", behaviours: list[str]) -> list[str]:
-    return [name for name in behaviours if cut.has_custom(name)]
-
-
-def _example(cut: "MonoCut", behaviour: str) -> Example:
-    row = getattr(cut, behaviour)
-    return Example(
-        id=cut.id,
-        num_samples=cut.num_samples,
-        load_samples=lambda: cut.load_audio()[0],
-        transcript=row["transcript"],
-        instruction=row["instruction"],
-        response_ids=row["token_ids"],
-    )
+    index = load_index(split, [behaviour])
+    rows = np.flatnonzero(index.response_tokens(behaviour))
+    rows = rows[np.argsort(index.num_samples[rows], kind="stable")]
+    for start in range(0, len(rows), batch_size):
+        yield [index.example(row, behaviour) for row in rows[start : start + batch_size].tolist()]

@@ -1,34 +1,47 @@
-"""The modality adapter: the only part that is trained.
+"""The modality adapters: the only part that is trained.
 
-Axes: B utterances, S encoder frames, A adapter frames, E encoder width, D LLM width.
+Axes: B utterances, S encoder frames, A adapter frames, E encoder width, D LLM width, K frames a speech vector.
 """
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+if TYPE_CHECKING:
+    from blsp.model.configuration import BlspConfig
 
-def adapter_length(frames: int, conv_layers: int) -> int:
-    """The adapter frames A that `frames` encoder frames become: floor((L - 1) / 2) + 1 a convolution.
 
-    100 frames through 3 layers: 100 -> 50 -> 25 -> 13.
+def adapter_length(frames: int, downsampling: int) -> int:
+    """The speech vectors A that `frames` encoder frames become in either adapter: ceil(S / K).
+
+    The paper's floor((L - 1) / 2) + 1 a convolution is the same: 100 -> 50 -> 25 -> 13 = ceil(100 / 8).
     """
-    for _ in range(conv_layers):
-        frames = (frames - 1) // 2 + 1
-    return frames
+    return -(-frames // downsampling)
 
 
-class ModalityAdapter(nn.Module):
-    """Strided convolutions with GLU, a residual bottleneck and a LayerNorm (paper, section 3.2).
+def build_adapter(config: "BlspConfig") -> "ConvAdapter | StackAdapter":
+    """A fresh adapter of the kind, widths and down-sampling that `config` asks for."""
+    encoder_width, llm_width = config.audio_config.d_model, config.text_config.hidden_size
+    if config.adapter == "stack":
+        return StackAdapter(encoder_width, llm_width, config.downsampling, config.bottleneck)
+    return ConvAdapter(encoder_width, llm_width, config.downsampling, config.conv_kernel, config.bottleneck)
 
-    Three layers make 50 encoder frames a second into 6.25 vectors a second of the LLM's width.
-    47,467,520 parameters for Whisper-small (E 768) and Llama-2-7B (D 4096) at bottleneck 512.
+
+class ConvAdapter(nn.Module):
+    """Convolutions of stride 2 with GLU, a residual bottleneck and a LayerNorm (paper, section 3.2).
+
+    `downsampling` 8 is the paper's three layers: 50 encoder frames a second become 6.25 vectors of the LLM's
+    width. 47,467,520 parameters for Whisper-small (E 768) and Llama-2-7B (D 4096) at bottleneck 512.
     """
 
-    def __init__(self, encoder_width: int, llm_width: int, conv_layers: int, kernel: int, bottleneck: int) -> None:
+    def __init__(self, encoder_width: int, llm_width: int, downsampling: int, kernel: int, bottleneck: int) -> None:
         super().__init__()
-        widths = [encoder_width] * conv_layers + [llm_width]
+        layers = downsampling.bit_length() - 1
+        if downsampling < 2 or 2**layers != downsampling:
+            raise ValueError(f"a conv adapter's downsampling is a power of two from 2 on; found {downsampling}")
+        widths = [encoder_width] * layers + [llm_width]
         self.convs = nn.ModuleList(
             nn.Conv1d(before, 2 * after, kernel, stride=2, padding=kernel // 2) for before, after in pairwise(widths)
         )
@@ -50,6 +63,30 @@ class ModalityAdapter(nn.Module):
         hidden = hidden.transpose(1, 2)
         hidden = hidden + self.up(nn.functional.gelu(self.down(hidden)))
         return self.norm(hidden), lengths
+
+
+class StackAdapter(nn.Module):
+    """K frames side by side through a SwiGLU MLP between two norms, as Ultravox joins Whisper to an LLM.
+
+    Source: github.com/fixie-ai/ultravox, ultravox/model/ultravox_model.py, UltravoxProjector.
+    """
+
+    def __init__(self, encoder_width: int, llm_width: int, downsampling: int, bottleneck: int) -> None:
+        super().__init__()
+        self.downsampling = downsampling
+        self.norm_in = nn.RMSNorm(encoder_width * downsampling)
+        self.gate_up = nn.Linear(encoder_width * downsampling, 2 * bottleneck, bias=False)
+        self.down = nn.Linear(bottleneck, llm_width, bias=False)
+        self.norm = nn.RMSNorm(llm_width)
+
+    def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As ConvAdapter.forward. The last vector of an utterance has zeros where its frames run out."""
+        missing = -frames.shape[1] % self.downsampling
+        frames = nn.functional.pad(_zero_beyond(frames, lengths), (0, 0, 0, missing))
+        stacked = frames.unflatten(1, (-1, self.downsampling)).flatten(2)
+        gate, up = self.gate_up(self.norm_in(stacked)).chunk(2, dim=-1)
+        hidden = self.down(nn.functional.silu(gate) * up)
+        return self.norm(hidden), (lengths + self.downsampling - 1) // self.downsampling
 
 
 def _zero_beyond(frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

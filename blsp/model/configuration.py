@@ -10,8 +10,11 @@ from blsp.model.chat import AUDIO_TOKEN
 class BlspConfig(PreTrainedConfig):
     """Configuration of a frozen Whisper encoder, a trained modality adapter and a frozen causal LLM.
 
-    `backbones` pins both parts: {"speech" | "llm": {"source", "name", "revision", "sha256", "licence"}};
-    empty for a model that was not put together from checkpoints.
+    `adapter` is conv (the paper's) or stack, `downsampling` the encoder frames a speech vector, `bottleneck` the
+    adapter's inner width. `encoding` is variable (windows as long as their audio) or padded (each padded to the
+    encoder's whole window, which the encoder attends to).
+    `backbones` pins both parts: {"speech" | "llm": {"source", "name", "revision", "sha256", "licence"}}; with it
+    a checkpoint holds the adapter alone, without it (None) the whole model.
     """
 
     model_type = "blsp"
@@ -22,9 +25,11 @@ class BlspConfig(PreTrainedConfig):
     text_config: Any = None
     audio_token: str = AUDIO_TOKEN
     audio_token_id: int = -1
-    conv_layers: int = 3
+    adapter: str = "conv"
+    downsampling: int = 8
     conv_kernel: int = 5
     bottleneck: int = 512
+    encoding: str = "variable"
     backbones: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

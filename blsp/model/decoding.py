@@ -1,10 +1,12 @@
-"""Greedy answers of any causal model, with how each of them ended."""
+"""Greedy answers of any causal model, with how each of them ended; and its logits, only where they are wanted."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
+
+CHUNK_LOGITS = 1 << 25  # logits made at once: 128 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,18 @@ def greedy(model: PreTrainedModel, tokenizer: Any, max_new_tokens: int, **inputs
     )
     ends = end_token_ids(model)
     return [_answer(row, tokenizer, ends) for row in output[:, prompt_length:].tolist()]
+
+
+def logits_of(llm: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
+    """The logits (N, V) of an LLM from its last states (N, D), as its own `forward` makes them."""
+    logits = llm.get_output_embeddings()(states)
+    softcap = getattr(llm.config, "final_logit_softcapping", None)  # Gemma's
+    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
+
+def chunk_rows(llm: PreTrainedModel) -> int:
+    """How many states to make logits of at once, for them to stay within CHUNK_LOGITS."""
+    return max(CHUNK_LOGITS // llm.config.get_text_config().vocab_size, 1)
 
 
 def end_token_ids(model: PreTrainedModel) -> set[int]:

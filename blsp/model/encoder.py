@@ -1,6 +1,6 @@
 """Whisper's encoder run at the length of the audio, instead of on a window of 30 s of mostly silence.
 
-Axes: W windows, M mel bins, T mel frames (100 a second), S encoder frames (50 a second), E encoder width.
+Axes: C clips, W windows, M mel bins, T mel frames (100 a second), S encoder frames (50 a second), E encoder width.
 """
 
 import torch
@@ -19,8 +19,8 @@ def encode(encoder: WhisperEncoder, features: torch.Tensor, mask: torch.Tensor) 
 
     Padding is exactly inert: it is zero at each convolution and hidden from attention, so a window's valid
     frames do not depend on what else is in the batch. Frames beyond a window's length are undefined.
-    `encoder.forward` differs in that it wants the whole window and attends to its padding.
-    Raises ValueError where the features are longer than the encoder's window.
+    `encoder.forward` differs in that it wants the whole window and attends to its padding. Every attention back
+    end of the encoder serves. Raises ValueError where the features are longer than the encoder's window.
     """
     frames = encoder_length(features.shape[-1])
     if frames > encoder.config.max_source_positions:
@@ -40,12 +40,30 @@ def encode(encoder: WhisperEncoder, features: torch.Tensor, mask: torch.Tensor) 
     return encoder.layer_norm(hidden)
 
 
+def split_windows(
+    features: torch.Tensor, mask: torch.Tensor, window: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The windows of all clips in a row (W, M, T'), their masks (W, T') and the windows of each clip (C,).
+
+    features (C, M, T) and mask (C, T) hold whole clips; they are cut every `window` mel frames, and windows past
+    a clip's end are left out.
+    """
+    count = -(-features.shape[-1] // window)
+    if count == 1:
+        return features, mask, torch.ones(len(features), dtype=torch.long, device=features.device)
+    missing = count * window - features.shape[-1]
+    windows = nn.functional.pad(features, (0, missing)).unflatten(-1, (count, window)).transpose(1, 2)
+    masks = nn.functional.pad(mask, (0, missing)).unflatten(-1, (count, window))
+    is_used = masks[..., 0].bool()
+    return windows[is_used], masks[is_used], is_used.sum(-1)
+
+
 def join_windows(
     frames: torch.Tensor, frame_counts: torch.Tensor, windows_per_clip: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The frames of each clip in a row (B, S, E) and their counts (B,), from windows (W, S, E), counts (W,).
+    """The frames of each clip in a row (C, S, E) and their counts (C,), from windows (W, S, E), counts (W,).
 
-    `windows_per_clip` (B,) says how many consecutive windows belong to each clip.
+    `windows_per_clip` (C,) says how many consecutive windows belong to each clip.
     """
     pieces = [window[:count] for window, count in zip(frames, frame_counts.tolist(), strict=True)]
     clips, start = [], 0

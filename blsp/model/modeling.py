@@ -1,39 +1,36 @@
 """The speech-language model: frozen Whisper encoder, trained adapter, frozen causal LLM.
 
-Axes: B prompts, C clips, W windows, M mel bins, T mel frames, S encoder frames, A adapter frames, L tokens,
-D LLM width, V vocabulary.
+Axes: B prompts, C clips, M mel bins, T mel frames, S encoder frames, A adapter frames, L tokens, D LLM width,
+V vocabulary.
 """
 
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import save_file
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    GenerationMixin,
-    PreTrainedModel,
-    WhisperForConditionalGeneration,
-)
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.initialization import no_init_weights
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from blsp.errors import BlspError
-from blsp.model.adapter import ModalityAdapter
+from blsp.model.adapter import adapter_length, build_adapter
 from blsp.model.configuration import BlspConfig
-from blsp.model.encoder import encode, join_windows
-from blsp.model.pinning import backbone_source, check_backbone
+from blsp.model.encoder import encode, encoder_length, join_windows, split_windows
+from blsp.model.loading import ADAPTER_FILE, embedding_scale, load_adapter, load_backbones, place
 
 ADAPTER_PREFIX = "multi_modal_projector."
-ADAPTER_FILE = "model.safetensors"
+AUDIO_INPUTS = ("input_features", "input_features_mask")
 
 
 class BlspForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """A causal LLM that takes speech where its prompt has the placeholder token.
 
     Both backbones are frozen and in evaluation mode, and stay so when the model enters train mode. Saved is
-    the adapter alone, with the pinned names of its backbones.
+    the adapter alone, with the pinned names of its backbones; a model without pins is saved whole.
     """
 
     config_class = BlspConfig
@@ -41,8 +38,10 @@ class BlspForConditionalGeneration(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     input_modalities = ("audio", "text")
     _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
     _supports_attention_backend = True
-    _no_split_modules: ClassVar[list[str]] = ["WhisperEncoderLayer"]
+    _no_split_modules: ClassVar[list[str]] = ["WhisperEncoder", "ConvAdapter", "StackAdapter"]
 
     def __init__(
         self,
@@ -52,63 +51,77 @@ class BlspForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> None:
         super().__init__(config)
         self.audio_tower = audio_tower or WhisperEncoder(config.audio_config)
+        self.multi_modal_projector = build_adapter(config)
         self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
-        self.multi_modal_projector = ModalityAdapter(
-            config.audio_config.d_model,
-            config.text_config.hidden_size,
-            config.conv_layers,
-            config.conv_kernel,
-            config.bottleneck,
-        )
+        self.generation_config = self.language_model.generation_config
+        with no_init_weights():  # the parts come with weights: loaded, or their own first ones
+            self.post_init()
+        self.freeze()
+
+    def freeze(self) -> None:
+        """Nothing; afterwards the adapter alone is trained, and the whole model is in evaluation mode."""
         self.audio_tower.requires_grad_(False)
         self.language_model.requires_grad_(False)
-        self.generation_config = self.language_model.generation_config
         self.train(False)
 
     @classmethod
-    def from_backbones(cls, config: BlspConfig) -> Self:
+    def from_backbones(
+        cls, config: BlspConfig, dtype: Any = None, device_map: Any = None, attn_implementation: Any = None
+    ) -> Self:
         """The model of the backbones that `config.backbones` pins, with a fresh adapter.
 
         The adapter's closing norm is scaled to the LLM's embeddings, so that untrained speech vectors have the
-        size of words. Raises BlspError where a backbone is missing or not the pinned one.
+        size of words. The three options mean what they mean to transformers' from_pretrained; without a dtype
+        the backbones keep their checkpoints' and the adapter float32.
+        Raises BlspError where a backbone is missing or not the pinned one.
         """
-        for part in ("speech", "llm"):
-            check_backbone(config, part)
-        (speech, speech_revision), (llm, llm_revision) = (backbone_source(config, part) for part in ("speech", "llm"))
-        whisper = WhisperForConditionalGeneration.from_pretrained(speech, revision=speech_revision)
-        language_model = AutoModelForCausalLM.from_pretrained(llm, revision=llm_revision)
-        config.audio_config, config.text_config = whisper.config, language_model.config
-        model = cls(config, whisper.get_encoder(), language_model)
-        scale = language_model.get_input_embeddings().weight.float().std().item()
+        audio_tower, language_model = load_backbones(config, dtype, device_map)
+        model = cls(config, audio_tower, language_model)
+        scale = embedding_scale(language_model.get_input_embeddings())
         nn.init.constant_(model.multi_modal_projector.norm.weight, scale)
-        return model
+        if attn_implementation is not None:
+            model.set_attn_implementation(attn_implementation)
+        return place(model, dtype, device_map)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> Self:
-        """A trained model: its backbones from their pinned sources, its adapter from `folder`.
+    def from_pretrained(cls, folder: str | Path, *args: Any, config: BlspConfig | None = None, **kwargs: Any) -> Any:
+        """A trained model: of a saved adapter, its backbones from their pinned sources, or an exported one, whole.
 
-        Raises BlspError where the adapter's tensors are not exactly those the configuration asks for, or a
-        backbone is not the pinned one.
+        For an adapter, dtype, device_map and attn_implementation may be given; for an exported model whatever
+        transformers' from_pretrained takes. Raises BlspError where the tensors are not exactly those that the
+        configuration asks for, or a backbone is not the pinned one.
         """
-        file = Path(folder) / ADAPTER_FILE
-        if not file.is_file():
-            raise BlspError(f"{file}: no adapter there; `blsp train` writes one")
-        model = cls.from_backbones(BlspConfig.from_pretrained(folder))
-        tensors = load_file(file)
-        expected = {key: tensor.shape for key, tensor in model.adapter_state().items()}
-        found = {key: tensor.shape for key, tensor in tensors.items()}
-        if found != expected:
-            wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-            raise BlspError(
-                f"{file}: tensors missing, unknown or of another shape: {', '.join(wrong)}; train the adapter again"
-            )
-        model.load_state_dict(tensors, strict=False)
-        return model
+        config = config or BlspConfig.from_pretrained(folder)
+        if config.backbones:
+            options = {name: kwargs.pop(name, None) for name in ("dtype", "device_map", "attn_implementation")}
+            # The Auto classes always pass these three; a folder has no use for them.
+            if unknown := sorted(kwargs.keys() - {"adapter_kwargs", "revision", "trust_remote_code"}):
+                raise TypeError(f"an adapter loads with {', '.join(options)} alone; found {', '.join(unknown)}")
+            tensors = load_adapter(Path(folder) / ADAPTER_FILE, config)
+            model = cls.from_backbones(config, **options)
+            model.load_state_dict(tensors, strict=False)
+            return model
+        wants_report = kwargs.pop("output_loading_info", False)
+        model, report = super().from_pretrained(folder, *args, config=config, output_loading_info=True, **kwargs)
+        if wrong := sorted(map(str, {*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]})):
+            raise BlspError(f"{folder}: tensors missing, unknown or of another shape: {', '.join(wrong)}; export again")
+        model.freeze()
+        return (model, report) if wants_report else model
 
     def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
-        """Nothing; `folder` afterwards holds config.json and the adapter's tensors, nothing of the backbones."""
-        super().save_pretrained(folder, state_dict=self.adapter_state(), **kwargs)
-        (Path(folder) / "generation_config.json").unlink(missing_ok=True)  # the LLM's own counts
+        """Nothing; `folder` afterwards holds config.json and the adapter's tensors, nothing of the backbones.
+
+        A model that pins no backbones is saved whole, as transformers saves any model.
+        """
+        if not self.config.backbones:
+            super().save_pretrained(folder, **kwargs)
+            return
+        if kwargs:
+            raise TypeError(f"an adapter is saved without options; found {', '.join(kwargs)}")
+        self.config.architectures = [type(self).__name__]
+        self.config.save_pretrained(folder)
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.adapter_state().items()}
+        save_file(tensors, Path(folder) / ADAPTER_FILE, metadata={"format": "pt"})
 
     def adapter_state(self) -> dict[str, torch.Tensor]:
         """The adapter's tensors, under their names in the whole model."""
@@ -119,6 +132,10 @@ class BlspForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().train(mode)
         self.audio_tower.eval()
         self.language_model.eval()
+        for module in self.language_model.modules():
+            # A layer asks its own flag whether to recompute itself; what is in it stays as it is.
+            if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
+                module.training = mode
         return self
 
     def get_input_embeddings(self) -> nn.Module:
@@ -131,23 +148,38 @@ class BlspForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The audio tower, where transformers and servers ask for the encoder of a modality."""
         return self.audio_tower if modality == "audio" else super().get_encoder(modality=modality)
 
+    @torch.no_grad()
+    def encode_audio(
+        self, input_features: torch.Tensor, input_features_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The encoder frames of each clip (C, S, E) and their counts (C,), encoded as `config.encoding` says.
+
+        input_features (C, M, T) and input_features_mask (C, T) come from the processor. A clip longer than the
+        encoder's window is encoded window by window and joined. No gradient: the encoder is frozen.
+        """
+        tower = self.audio_tower
+        features, mask, windows_per_clip = split_windows(
+            input_features.to(tower.device, tower.dtype),
+            input_features_mask.to(tower.device),
+            2 * tower.config.max_source_positions,
+        )
+        is_padded = self.config.encoding == "padded"
+        frames = tower(features).last_hidden_state if is_padded else encode(tower, features, mask)
+        return join_windows(frames, mask[:, ::2].sum(-1), windows_per_clip)
+
     def get_audio_features(
-        self, input_features: torch.Tensor, feature_attention_mask: torch.Tensor, audio_windows: torch.Tensor
+        self, input_features: torch.Tensor, input_features_mask: torch.Tensor, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
         """The speech vectors of all clips in a row, as `pooler_output` (sum of A, D).
 
-        input_features (W, M, T), feature_attention_mask (W, T) and audio_windows (C,) come from the processor.
+        Arguments as encode_audio's; servers pass `return_dict` too, which changes nothing.
         """
-        with torch.no_grad():
-            frames = encode(self.audio_tower, input_features.to(self.audio_tower.dtype), feature_attention_mask)
-            counts = feature_attention_mask[:, ::2].sum(-1)
-            frames, counts = join_windows(frames, counts, audio_windows)
-        return self.project(frames, counts)
+        return self.project(*self.encode_audio(input_features, input_features_mask))
 
     def project(self, frames: torch.Tensor, counts: torch.Tensor) -> BaseModelOutputWithPooling:
         """As get_audio_features, from the clips' encoder frames (C, S, E) and their counts (C,)."""
         vectors, lengths = self.multi_modal_projector(frames.to(self.multi_modal_projector.norm.weight.dtype), counts)
-        valid = torch.arange(vectors.shape[1], device=vectors.device) < lengths[:, None]
+        valid = torch.arange(vectors.shape[1], device=vectors.device) < lengths[:, None].to(vectors.device)
         return BaseModelOutputWithPooling(last_hidden_state=frames, pooler_output=vectors[valid])
 
     def embed(self, input_ids: torch.Tensor, speech_vectors: torch.Tensor | None) -> torch.Tensor:
@@ -165,38 +197,70 @@ class BlspForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 f"the prompts have {int(is_audio.sum())} audio tokens, the clips give {len(speech_vectors)} vectors; "
                 "make both with one BlspProcessor call"
             )
-        return embeddings.masked_scatter(is_audio[..., None], speech_vectors.to(embeddings.dtype))
+        return embeddings.masked_scatter(is_audio[..., None], speech_vectors.to(embeddings))
 
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
         input_features: torch.Tensor | None = None,
-        feature_attention_mask: torch.Tensor | None = None,
-        audio_windows: torch.Tensor | None = None,
+        input_features_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """The LLM's output, logits (B, L, V) among it, for prompts (B, L) with or without speech.
 
-        Further arguments (position_ids, past_key_values, labels, logits_to_keep, ...) are the LLM's own.
+        Positions count real tokens only, so that padding on either side moves nothing. Further arguments
+        (past_key_values, use_cache, labels, ...) are the LLM's own.
         """
         if inputs_embeds is None:
             assert input_ids is not None
             vectors = None
             if input_features is not None:
-                assert feature_attention_mask is not None and audio_windows is not None
-                vectors = self.get_audio_features(input_features, feature_attention_mask, audio_windows).pooler_output
+                assert input_features_mask is not None
+                vectors = self.get_audio_features(input_features, input_features_mask).pooler_output
             inputs_embeds = self.embed(input_ids, vectors)
-        return self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
+        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        return self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
 
     def prepare_inputs_for_generation(
         self, *args: Any, is_first_iteration: bool = False, **kwargs: Any
     ) -> dict[str, Any]:
         """The inputs of one decoding step: speech enters with the prompt, at the first step alone."""
-        names = ("input_features", "feature_attention_mask", "audio_windows")
-        audio = {name: kwargs.pop(name, None) for name in names}
+        audio = {name: kwargs.pop(name, None) for name in AUDIO_INPUTS}
         inputs = super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
         if is_first_iteration or not inputs.get("use_cache", True):
             inputs.update(audio)
         return inputs
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        # transformers repeats row by row, as suits one clip a prompt. Two beams of a prompt with the clips a and b
+        # want a b a b, not a a b b.
+        audio = {name: kwargs.pop(name) for name in AUDIO_INPUTS if kwargs.get(name) is not None}
+        if audio and expand_size > 1:
+            assert input_ids is not None
+            mel_frames = audio["input_features_mask"].sum(-1)
+            vectors = [adapter_length(encoder_length(count), self.config.downsampling) for count in mel_frames.tolist()]
+            placeholders = (input_ids == self.config.audio_token_id).sum(-1).cpu()
+            prompt_of_clip = torch.searchsorted(placeholders.cumsum(0), torch.tensor(vectors).cumsum(0))
+            order = [(prompt_of_clip == row).nonzero().flatten().repeat(expand_size) for row in range(len(input_ids))]
+            audio = {name: tensor[torch.cat(order).to(tensor.device)] for name, tensor in audio.items()}
+        input_ids, kwargs = super()._expand_inputs_for_generation(
+            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **kwargs
+        )
+        return input_ids, {**kwargs, **audio}

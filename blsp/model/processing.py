@@ -1,11 +1,11 @@
-"""From audio and text to model inputs: log-mel windows, and one placeholder expanded to one token a vector.
+"""From audio and text to model inputs: log-mel features, and one placeholder expanded to one token a vector.
 
 Axes: B prompts, C clips, W windows, M mel bins, T mel frames, L tokens.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,100 +16,155 @@ from blsp.model.chat import AUDIO_TOKEN
 from blsp.model.configuration import BlspConfig
 from blsp.model.encoder import encoder_length
 
+# LLMs' own chat templates know strings alone. This goes before them, and makes one string of a message's parts.
+JOIN_PARTS = (
+    "{%- set joined = namespace(messages=[]) -%}{%- for message in messages -%}"
+    "{%- if message.content is defined and message.content is not none and message.content is not string -%}"
+    "{%- set text = namespace(content='') -%}{%- for part in message.content -%}"
+    "{%- set text.content = text.content + ('AUDIO' if part.type == 'audio' else part.text) -%}{%- endfor -%}"
+    "{%- set message = dict(message, content=text.content) -%}{%- endif -%}"
+    "{%- set joined.messages = joined.messages + [message] -%}{%- endfor -%}"
+    "{%- set messages = joined.messages -%}"
+).replace("AUDIO", AUDIO_TOKEN)
+
 
 class BlspProcessor(ProcessorMixin):
     """Makes the inputs of BlspForConditionalGeneration; put together from the backbones, nothing of its own."""
 
-    def __init__(self, feature_extractor: Any, tokenizer: Any, conv_layers: int = 3) -> None:
+    text_kwargs: ClassVar[dict[str, Any]] = {
+        "add_special_tokens": False,  # the chat template writes them
+        "padding": True,
+        "return_tensors": "pt",
+        "return_token_type_ids": False,
+    }
+
+    def __init__(
+        self,
+        feature_extractor: Any,
+        tokenizer: Any,
+        chat_template: str | None = None,
+        downsampling: int = 8,
+        encoding: str = "variable",
+    ) -> None:
         if tokenizer.convert_tokens_to_ids(AUDIO_TOKEN) in (None, tokenizer.unk_token_id):
             tokenizer.add_special_tokens({"additional_special_tokens": [AUDIO_TOKEN]})
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.audio_token = AUDIO_TOKEN
         self.audio_token_id = tokenizer.convert_tokens_to_ids(AUDIO_TOKEN)
-        self.conv_layers = conv_layers
-        super().__init__(feature_extractor, tokenizer, chat_template=tokenizer.chat_template)
+        self.downsampling, self.encoding = downsampling, encoding
+        if chat_template is None and isinstance(tokenizer.chat_template, str):
+            chat_template = JOIN_PARTS + tokenizer.chat_template
+        super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
 
     @classmethod
-    def from_backbones(cls, speech: str | Path, llm: str | Path, conv_layers: int, **revisions: Any) -> "BlspProcessor":
+    def from_backbones(
+        cls, speech: str | Path, llm: str | Path, downsampling: int, encoding: str = "variable", **revisions: Any
+    ) -> "BlspProcessor":
         """The processor of these two checkpoints; `speech_revision`, `llm_revision` pin them on the hub."""
         feature_extractor = AutoFeatureExtractor.from_pretrained(speech, revision=revisions.get("speech_revision"))
         tokenizer = AutoTokenizer.from_pretrained(llm, revision=revisions.get("llm_revision"))
-        return cls(feature_extractor, tokenizer, conv_layers)
+        return cls(feature_extractor, tokenizer, downsampling=downsampling, encoding=encoding)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> "BlspProcessor":
-        """The processor of a saved adapter, from the backbones its configuration names."""
+        """The processor of a saved adapter, from the backbones its configuration names, or of an exported model."""
         from blsp.model.pinning import backbone_source
 
         config = BlspConfig.from_pretrained(folder)
+        if not config.backbones:
+            return super().from_pretrained(folder, **kwargs)
         (speech, speech_revision), (llm, llm_revision) = (backbone_source(config, part) for part in ("speech", "llm"))
         revisions = {"speech_revision": speech_revision, "llm_revision": llm_revision}
-        return cls.from_backbones(speech, llm, config.conv_layers, **revisions)
+        return cls.from_backbones(speech, llm, config.downsampling, config.encoding, **revisions)
 
-    def __call__(
-        self, text: Sequence[str], audio: Sequence[np.ndarray] = (), padding_side: str = "left"
-    ) -> BatchFeature:
+    def __call__(self, text: Any = None, audio: Any = None, padding_side: str = "left", **kwargs: Any) -> BatchFeature:
         """Padded input_ids and attention_mask (B, L) and, with audio, what `features` gives.
 
         `audio` holds float32 mono clips (N,) at the feature extractor's rate, in the order of the placeholders
         in `text`. Raises ValueError where placeholders and clips differ in number.
         """
-        placeholders = sum(prompt.count(self.audio_token) for prompt in text)
-        if placeholders != len(audio):
-            raise ValueError(f"{placeholders} placeholders {self.audio_token} in the text, {len(audio)} audio clips")
-        data: dict[str, Any] = {}
-        if len(audio):
-            data = self.features(audio)
-            counts = iter(self.audio_token_count(len(clip)) for clip in audio)
-            text = [self._expand(prompt, counts) for prompt in text]
-        encoded = self.tokenizer(
-            list(text), add_special_tokens=False, padding=True, padding_side=padding_side, return_tensors="pt"
-        )
-        return BatchFeature({"input_ids": encoded.input_ids, "attention_mask": encoded.attention_mask, **data})
+        audio = None if audio is None or len(audio) == 0 else audio
+        return super().__call__(text=text, audio=audio, padding_side=padding_side, **kwargs)
+
+    def validate_inputs(self, text: Any = None, audio: Any = None, **kwargs: Any) -> None:
+        placeholders = sum(prompt.count(self.audio_token) for prompt in text or [])
+        clips = len(audio or [])
+        if text is not None and placeholders != clips:
+            raise ValueError(f"{placeholders} placeholders {self.audio_token} in the text, {clips} audio clips")
+        super().validate_inputs(text=text, audio=audio, **kwargs)
+
+    def _process_audio(
+        self, audio: Sequence[np.ndarray], sampling_rate: int | None = None, **kwargs: Any
+    ) -> tuple[dict[str, Any], list[str]]:
+        own_rate = self.feature_extractor.sampling_rate
+        if sampling_rate not in (None, own_rate):
+            raise ValueError(f"audio of {sampling_rate} Hz, but the speech model hears {own_rate} Hz; resample it")
+        inputs: dict[str, Any] = self.features(audio)
+        inputs["num_audio_tokens"] = [self.audio_token_count(len(clip)) for clip in audio]
+        return inputs, [self.replace_audio_token(inputs, index) for index in range(len(audio))]
+
+    def replace_audio_token(self, audio_inputs: dict[str, Any], audio_idx: int, **kwargs: Any) -> str:
+        """The text that stands for one clip in an expanded prompt."""
+        return self.audio_token * audio_inputs["num_audio_tokens"][audio_idx]
 
     def audio_token_count(self, samples: int) -> int:
         """The exact number of speech vectors that a clip of `samples` samples becomes."""
-        frames = sum(encoder_length(mel) for mel in self._mel_frames(samples))
-        return adapter_length(frames, self.conv_layers)
+        return adapter_length(self.frame_count(samples), self.downsampling)
 
-    def replace_audio_token(self, samples: int) -> str:
-        """The text that stands for one clip in an expanded prompt."""
-        return self.audio_token * self.audio_token_count(samples)
+    def frame_count(self, samples: int) -> int:
+        """The exact number of encoder frames that a clip of `samples` samples becomes, over all its windows."""
+        return sum(encoder_length(mel) for mel in self._mel_frames(samples))
 
     def features(self, audio: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
-        """Log-mel windows of clips: input_features (W, M, T), feature_attention_mask (W, T), audio_windows (C,).
+        """Log-mel features of whole clips: input_features (C, M, T), input_features_mask (C, T).
 
-        A clip longer than the encoder's window is cut into windows; nothing is cut off. Windows are padded to
-        the longest, with enough silence that a window's frames do not depend on the batch.
+        The encoder's windows of a clip lie one after the other in T; nothing is cut off. Under `variable`
+        encoding the last is as long as its audio, with enough silence behind it that its features do not depend
+        on the batch; under `padded` it is padded as the feature extractor pads.
         """
         extractor = self.feature_extractor
-        windows, mel_frames, per_clip = [], [], []
+        windows, mel_frames = [], []
         for index, clip in enumerate(audio):
             if clip.ndim != 1 or not len(clip):
                 raise ValueError(f"audio {index}: expected mono samples (N,), found shape {clip.shape}")
-            cuts = [clip[start : start + extractor.n_samples] for start in range(0, len(clip), extractor.n_samples)]
-            windows.extend(cuts)
-            per_clip.append(len(cuts))
-            mel_frames.extend(self._mel_frames(len(clip)))
+            windows += [clip[start : start + extractor.n_samples] for start in range(0, len(clip), extractor.n_samples)]
+            mel_frames.append(self._mel_frames(len(clip)))
+        mel = self._padded_mel(windows) if self.encoding == "padded" else self._variable_mel(windows)
+        whole = extractor.n_samples // extractor.hop_length
+        longest = max(len(frames) * whole if self.encoding == "padded" else sum(frames) for frames in mel_frames)
+        features = torch.zeros(len(mel_frames), mel.shape[1], longest)
+        mask = torch.zeros(len(mel_frames), longest, dtype=torch.long)
+        rows = iter(torch.from_numpy(mel))
+        for clip_features, clip_mask, frames in zip(features, mask, mel_frames, strict=True):
+            clip_mask[: sum(frames)] = 1
+            for number in range(len(frames)):
+                window = next(rows)[:, : longest - number * whole]
+                clip_features[:, number * whole : number * whole + window.shape[1]] = window
+        return {"input_features": features, "input_features_mask": mask}
+
+    @property
+    def unused_input_names(self) -> list[str]:
+        return ["num_audio_tokens"]
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return [*super().model_input_names, "input_features_mask"]
+
+    def _padded_mel(self, windows: list[np.ndarray]) -> np.ndarray:
+        rate = self.feature_extractor.sampling_rate
+        return np.asarray(self.feature_extractor(windows, sampling_rate=rate, return_tensors="np").input_features)
+
+    def _variable_mel(self, windows: list[np.ndarray]) -> np.ndarray:
+        extractor = self.feature_extractor
         samples = min(max(len(window) for window in windows) + extractor.n_fft, extractor.n_samples)
         samples = -(-samples // extractor.hop_length) * extractor.hop_length
         padded = np.zeros((len(windows), samples), dtype=np.float32)
         for row, window in enumerate(windows):
             padded[row, : len(window)] = window
-        mel = extractor._torch_extract_fbank_features(padded)[:, :, : max(mel_frames)]
-        lengths = torch.tensor(mel_frames)
-        return {
-            "input_features": torch.from_numpy(np.ascontiguousarray(mel)),
-            "feature_attention_mask": (torch.arange(max(mel_frames)) < lengths[:, None]).to(torch.long),
-            "audio_windows": torch.tensor(per_clip),
-        }
+        return np.asarray(extractor._torch_extract_fbank_features(padded))
 
     def _mel_frames(self, samples: int) -> list[int]:
         window, hop = self.feature_extractor.n_samples, self.feature_extractor.hop_length
         full, rest = divmod(samples, window)
         return [window // hop] * full + ([-(-rest // hop)] if rest else [])
-
-    def _expand(self, prompt: str, counts: Any) -> str:
-        first, *rest = prompt.split(self.audio_token)
-        return first + "".join(self.audio_token * next(counts) + part for part in rest)

@@ -1,19 +1,20 @@
 """From utterances to the two forwards of one step: the LLM reading the transcript, the LLM hearing the speech.
 
-Axes: B utterances, C = B clips, S encoder frames, E encoder width, P prompt tokens, R response tokens.
+Axes: B utterances, S encoder frames, E encoder width, L tokens, N tokens to predict in the batch, K most likely
+tokens kept of the teacher's distribution.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from blsp.model.chat import AUDIO_TOKEN, build_prompt
-from blsp.model.encoder import encode, join_windows
 from blsp.model.modeling import BlspForConditionalGeneration
 from blsp.model.processing import BlspProcessor
+from blsp.training.frames import FrameCache
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,66 +22,66 @@ class Example:
     """One utterance and what the LLM wrote from its transcript.
 
     `load_samples` gives its audio, float32 mono (N,) with N `num_samples`, and is called only when it is wanted;
-    `response_ids` ends with the end token only where the LLM itself stopped, so that no end is learned from text
-    that was cut.
+    `row` is its place in the split. `response_ids` ends with the end token only where the LLM itself stopped, so
+    that no end is learned from text that was cut. `top_ids` and `top_logprobs`, where they were stored, are the
+    LLM's most likely tokens (response, K) at each place of the response and their log-probabilities.
     """
 
     id: str
+    row: int
     num_samples: int
     load_samples: Callable[[], np.ndarray]
     transcript: str
     instruction: str
     response_ids: Sequence[int]
+    top_ids: Sequence[Sequence[int]] | None = None
+    top_logprobs: Sequence[Sequence[float]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Prompted:
-    """Prompts padded on the left to P, responses on the right to R, so that all responses start in one column.
+    """Prompts with their responses, padded on the right, and where the response's tokens are predicted.
 
-    prompt  . . 4 5 6        ids (B, P + R), `.` is padding
-    response      7 8 9 .    the logits at columns P - 1 to P + R - 2 predict the response
+    4 5 6 7 8 9 .     ids (B, L): the prompt 4 5 6, the response 7 8 9, `.` is padding
+        ^ ^ ^         predicts (B, L): the logits at these positions are for 7, 8, 9
     """
 
     ids: torch.Tensor
     mask: torch.Tensor
-    prompt_length: int
-
-    def forward_arguments(self) -> dict[str, torch.Tensor]:
-        """Mask, positions that count real tokens only, and the R columns where logits are wanted."""
-        positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
-        last = self.ids.shape[1] - 1
-        keep = torch.arange(self.prompt_length - 1, last, device=self.ids.device)
-        return {"attention_mask": self.mask, "position_ids": positions, "logits_to_keep": keep}
+    predicts: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """The same responses after written and after spoken prompts.
+    """The same responses after written and after spoken prompts, on the model's device.
 
-    `responses` (B, R) and `is_response` (B, R) mark what is predicted; `frames` (B, S, E) and `frame_counts`
-    (B,) are the encoder's, `audio_s` the seconds of audio in the batch.
+    `targets` (N,) are the tokens to predict, utterance after utterance, and `utterance` (N,) says whose each is;
+    `top_ids` and `top_logprobs` (N, K) are the stored teacher's, where there is one. `frames` (B, S, E) and
+    `frame_counts` (B,) are the encoder's; `real` and `padded` count its work in LLM positions, without and with
+    padding.
     """
 
     ids: list[str]
     written: Prompted
     spoken: Prompted
-    responses: torch.Tensor
-    is_response: torch.Tensor
+    targets: torch.Tensor
+    utterance: torch.Tensor
+    top_ids: torch.Tensor | None
+    top_logprobs: torch.Tensor | None
     frames: torch.Tensor
     frame_counts: torch.Tensor
     audio_s: float
+    real: int
+    padded: int
 
 
 class Collator:
-    """Makes batches on the model's device, and remembers encoder frames up to `cache_bytes`.
+    """Makes batches on the model's device. Frames of the frozen encoder are looked up in `cache` first."""
 
-    The encoder is frozen and a small corpus is seen many times over, so its frames are computed once.
-    """
-
-    def __init__(self, model: BlspForConditionalGeneration, processor: BlspProcessor, cache_bytes: int = 0) -> None:
-        self.model, self.processor = model, processor
-        self.room_bytes = cache_bytes
-        self.cache: dict[str, torch.Tensor] = {}
+    def __init__(
+        self, model: BlspForConditionalGeneration, processor: BlspProcessor, cache: FrameCache | None = None
+    ) -> None:
+        self.model, self.processor, self.cache = model, processor, cache
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """One batch of these examples, in their order."""
@@ -88,53 +89,67 @@ class Collator:
         texts = [build_prompt(processor.tokenizer, e.instruction, " " + e.transcript) for e in examples]
         speech = []
         for example in examples:
-            placeholder = processor.replace_audio_token(example.num_samples)
+            placeholder = processor.audio_token * processor.audio_token_count(example.num_samples)
             prompt = build_prompt(processor.tokenizer, example.instruction, AUDIO_TOKEN)
             speech.append(prompt.replace(AUDIO_TOKEN, placeholder))
-        responses = [list(e.response_ids) for e in examples]
-        longest = max(map(len, responses))
-        is_response = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in responses]).bool()
-        padded = torch.tensor([ids + [0] * (longest - len(ids)) for ids in responses])
         frames, counts = self._frames(examples)
         device = self.model.device
+        lengths = torch.tensor([len(e.response_ids) for e in examples])
+        written, spoken = self._prompted(texts, examples), self._prompted(speech, examples)
         return Batch(
             ids=[e.id for e in examples],
-            written=self._prompted(texts, padded, is_response),
-            spoken=self._prompted(speech, padded, is_response),
-            responses=padded.to(device),
-            is_response=is_response.to(device),
+            written=written,
+            spoken=spoken,
+            targets=torch.tensor([token for e in examples for token in e.response_ids], device=device),
+            utterance=torch.repeat_interleave(torch.arange(len(examples)), lengths).to(device),
+            top_ids=_stacked([e.top_ids for e in examples], torch.long, device),
+            top_logprobs=_stacked([e.top_logprobs for e in examples], torch.float32, device),
             frames=frames,
             frame_counts=counts,
             audio_s=sum(e.num_samples for e in examples) / processor.feature_extractor.sampling_rate,
+            real=int(spoken.mask.sum()) + int(counts.sum()),
+            padded=spoken.mask.numel() + frames.shape[0] * frames.shape[1],
         )
 
-    def _prompted(self, prompts: list[str], responses: torch.Tensor, is_response: torch.Tensor) -> Prompted:
-        encoded = self.processor.tokenizer(
-            prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
-        )
+    def _prompted(self, prompts: list[str], examples: Sequence[Example]) -> Prompted:
+        encoded = self.processor.tokenizer(prompts, add_special_tokens=False).input_ids
+        rows = [[*prompt, *e.response_ids] for prompt, e in zip(encoded, examples, strict=True)]
+        longest = max(map(len, rows))
+        predicts = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for row, (prompt, ids) in enumerate(zip(encoded, rows, strict=True)):
+            predicts[row, len(prompt) - 1 : len(ids) - 1] = True
         device = self.model.device
         return Prompted(
-            ids=torch.cat([encoded.input_ids, responses], dim=1).to(device),
-            mask=torch.cat([encoded.attention_mask, is_response.long()], dim=1).to(device),
-            prompt_length=encoded.input_ids.shape[1],
+            ids=_right_padded(rows).to(device),
+            mask=_right_padded([[1] * len(ids) for ids in rows]).to(device),
+            predicts=predicts.to(device),
         )
 
-    @torch.no_grad()
     def _frames(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-        missing = [e for e in examples if e.id not in self.cache]
-        fresh: dict[str, torch.Tensor] = {}
+        cached = [self.cache.get(e.row) if self.cache else None for e in examples]
+        missing = [e for e, frames in zip(examples, cached, strict=True) if frames is None]
+        fresh: list[torch.Tensor] = []
         if missing:
-            features: Any = self.processor.features([e.load_samples() for e in missing])
-            features = {name: tensor.to(self.model.device) for name, tensor in features.items()}
-            mask = features["feature_attention_mask"]
-            encoder = self.model.audio_tower
-            windows = encode(encoder, features["input_features"].to(encoder.dtype), mask)
-            frames, counts = join_windows(windows, mask[:, ::2].sum(-1), features["audio_windows"])
-            fresh = {e.id: frames[row, : int(counts[row])] for row, e in enumerate(missing)}
-            for name, clip in fresh.items():
-                if clip.nbytes <= self.room_bytes:
-                    self.cache[name] = clip.clone()
-                    self.room_bytes -= clip.nbytes
-        clips = [fresh[e.id] if e.id in fresh else self.cache[e.id] for e in examples]
-        counts = torch.tensor([len(clip) for clip in clips], device=self.model.device)
-        return torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), counts
+            features = self.processor.features([e.load_samples() for e in missing])
+            frames, counts = self.model.encode_audio(**features)
+            fresh = [clip[:count] for clip, count in zip(frames, counts.tolist(), strict=True)]
+            if self.cache:
+                for example, clip in zip(missing, fresh, strict=True):
+                    self.cache.put(example.row, clip)
+        unseen = iter(fresh)
+        clips = [next(unseen) if known is None else known.to(self.model.device) for known in cached]
+        lengths = torch.tensor([len(clip) for clip in clips], device=self.model.device)
+        return pad_sequence(clips, batch_first=True), lengths
+
+
+def _right_padded(rows: list[list[int]]) -> torch.Tensor:
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+
+
+def _stacked(
+    rows: Sequence[Sequence[Sequence[float]] | None], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor | None:
+    """All rows (response, K) one below the other (N, K); None where any is missing."""
+    if any(row is None for row in rows):
+        return None
+    return torch.cat([torch.tensor(row, dtype=dtype) for row in rows]).to(device)

@@ -1,19 +1,24 @@
-"""The training loop: AdamW on the adapter, one optimiser step a batch."""
+"""The training loop: AdamW on the adapter, one optimiser step a global batch, over any number of processes."""
 
 import math
+import resource
+import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
 from tqdm import tqdm
-from transformers import get_linear_schedule_with_warmup
 
 from blsp.errors import BlspError
 from blsp.model.modeling import BlspForConditionalGeneration
+from blsp.training.checkpoint import Checkpoints, Progress
 from blsp.training.examples import Collator, Example
 from blsp.training.objective import AlignmentObjective
+from blsp.training.plan import Choice, Plan
 
 if TYPE_CHECKING:
     from blsp.params import Train
@@ -24,82 +29,217 @@ LOG_EVERY_STEPS = 10
 def train_adapter(
     model: BlspForConditionalGeneration,
     collator: Collator,
-    batches: Iterator[list[Example]],
+    plan: Plan,
+    example: Callable[[Choice], Example],
     dev: Sequence[list[Example]],
     settings: "Train",
+    checkpoints: Checkpoints,
     log: Callable[[int, dict[str, float]], None],
 ) -> None:
-    """Nothing; the model's adapter is trained for `settings.steps` steps on `batches`.
+    """Nothing; the model's adapter is trained for `settings.steps` steps of `plan`, and is the best seen on dev.
 
-    Every LOG_EVERY_STEPS steps `log` gets the step and its figures; every `validate_every` steps, and at the end,
-    the behaviour gap on `dev` too, unless that is empty. Raises BlspError on a non-finite loss, before the update.
+    A run that was stopped goes on from its checkpoint, bit for bit on one process, and logs again what it had
+    logged. Every LOG_EVERY_STEPS steps `log` gets the step and its figures; every `validate_every` steps, and at
+    the end, the behaviour gap on `dev` too, unless that is empty. SIGTERM saves a checkpoint and exits.
+    Raises BlspError on a loss that is not finite, before the update, with the utterances that gave it.
     """
-    accelerator = Accelerator()
+    accelerator = Accelerator(
+        mixed_precision="bf16" if settings.precision == "bfloat16" else "no", cpu=not torch.accelerator.is_available()
+    )
     adapter = model.multi_modal_projector
-    optimizer = torch.optim.AdamW(_parameter_groups(adapter, settings.weight_decay), lr=settings.lr)
-    schedule = get_linear_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps)
-    objective = AlignmentObjective(model, settings.objective, settings.temperature)
+    optimizer: Any = torch.optim.AdamW(_parameter_groups(adapter, settings.weight_decay), lr=settings.lr)
+    objective: Any = AlignmentObjective(model, settings.objective, settings.temperature, settings.teacher)
     objective, optimizer = accelerator.prepare(objective, optimizer)
     model.train()
-    started = time.perf_counter()
-    tokens_since, audio_s_since, since = 0, 0.0, started
-    with tqdm(total=settings.steps, desc="train", unit="step", mininterval=2) as progress:
-        for step in range(1, settings.steps + 1):
-            batch = collator(next(batches))
-            tokens = batch.is_response.sum()
-            all_tokens = accelerator.reduce(tokens, reduction="sum")
-            # DDP averages gradients over processes; the loss is to be their sum over all tokens.
-            loss = objective(batch) * accelerator.num_processes / all_tokens
-            if not math.isfinite(loss.item()):
-                raise BlspError(
-                    f"train: the loss is {loss.item()} at step {step}, on the utterances {', '.join(batch.ids)}; "
-                    "listen to them, or lower train.lr"
-                )
-            accelerator.backward(loss)
-            gradient_norm = accelerator.clip_grad_norm_(adapter.parameters(), settings.clip_norm)
-            learning_rate = schedule.get_last_lr()[0]
+    progress = checkpoints.load(objective, optimizer.optimizer) or Progress(0, [], None)
+    if accelerator.is_main_process:
+        for record in progress.records:
+            log(int(record["step"]), {name: value for name, value in record.items() if name != "step"})
+    meter = _Meter(accelerator, progress.records[-1]["elapsed_s"] if progress.records else 0.0)
+    records, best_kl = list(progress.records), progress.best_kl
+    with (
+        _sigterm() as stop,
+        tqdm(
+            total=settings.steps,
+            initial=progress.step,
+            desc="train",
+            unit="step",
+            mininterval=2,
+            disable=not accelerator.is_main_process,
+        ) as bar,
+    ):
+        for step in range(progress.step, settings.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr * rate_at(step, settings.warmup_steps, settings.steps)
+            choices = plan.batch(step)
+            loss, gradient_norm = _step(
+                objective, adapter, accelerator, collator, plan, example, choices, settings, meter
+            )
             optimizer.step()
-            schedule.step()
             optimizer.zero_grad()
-            tokens_since, audio_s_since = tokens_since + int(tokens), audio_s_since + batch.audio_s
-            progress.update()
-            if step % LOG_EVERY_STEPS and step % settings.validate_every and step != settings.steps:
-                continue
-            now = time.perf_counter()
-            figures = {
-                "loss": loss.item(),
-                "lr": learning_rate,
-                "gradient_norm": float(gradient_norm),
-                "tokens_per_s": tokens_since / (now - since),
-                "audio_s_per_s": audio_s_since / (now - since),
-                "elapsed_s": now - started,
-            }
-            if dev and (step % settings.validate_every == 0 or step == settings.steps):
-                figures |= behaviour_gap(model, collator, dev)
-                progress.set_postfix(
-                    {key: f"{figures[key]:.3f}" for key in ("loss", "dev_kl", "dev_top1")}, refresh=False
+            bar.update()
+            done = step + 1
+            measure = bool(dev) and (done % settings.validate_every == 0 or done == settings.steps)
+            if measure or done % LOG_EVERY_STEPS == 0 or done == settings.steps:
+                rate = optimizer.param_groups[0]["lr"]
+                figures = {"loss": loss, "lr": rate, "gradient_norm": gradient_norm, **meter.figures()}
+                if measure:
+                    figures |= behaviour_gap(model, collator, dev, accelerator)
+                    if best_kl is None or figures["dev_kl"] < best_kl:
+                        best_kl = figures["dev_kl"]
+                        if accelerator.is_main_process:
+                            checkpoints.keep_best(model.adapter_state())
+                records.append({"step": done, **figures})
+                bar.set_postfix_str(_summary(figures), refresh=False)
+                if accelerator.is_main_process:
+                    log(done, figures)
+                meter.restart()
+            stopping = _any(stop.requested, accelerator)
+            if stopping or done % settings.checkpoint_every == 0:
+                checkpoints.save(
+                    objective, optimizer.optimizer, Progress(done, records, best_kl), accelerator.is_main_process
                 )
-            log(step, figures)
-            tokens_since, audio_s_since, since = 0, 0.0, time.perf_counter()
+            if stopping:
+                raise BlspError(
+                    f"train: stopped by SIGTERM after step {done} of {settings.steps}; run it again to go on"
+                )
+    if (best := checkpoints.best()) is not None:
+        model.load_state_dict(best, strict=False)
+
+
+def _step(
+    objective: Any,
+    adapter: torch.nn.Module,
+    accelerator: Accelerator,
+    collator: Collator,
+    plan: Plan,
+    example: Callable[[Choice], Example],
+    choices: list[Choice],
+    settings: "Train",
+    meter: "_Meter",
+) -> tuple[float, float]:
+    """The loss of a global batch and the gradient's norm; the gradients are there, the update is not yet made."""
+    targets = plan.target_count(choices)
+    mine = plan.micro_batches(choices, settings.micro_batch_tokens, accelerator.num_processes)
+    losses, ids = [], []
+    for number, micro in enumerate(pieces := mine[accelerator.process_index]):
+        # A process that has no utterance takes part with one that counts nothing: collectives need everyone.
+        batch = collator([example(choice) for choice in micro or choices[:1]])
+        is_last = number == len(pieces) - 1
+        with nullcontext() if is_last else accelerator.no_sync(objective):
+            # DDP averages gradients over processes; the loss is to be their sum over all targets.
+            share = (accelerator.num_processes if micro else 0) / targets
+            loss = objective(batch) * share
+            accelerator.backward(loss)
+        losses.append(loss.detach())
+        ids.append(batch.ids)
+        meter.count(batch)
+    norm = float(accelerator.clip_grad_norm_(adapter.parameters(), settings.clip_norm))
+    total = float(accelerator.reduce(torch.stack(losses).sum(), reduction="mean"))
+    if not (math.isfinite(norm) and math.isfinite(total)):
+        broken = [name for loss, names in zip(losses, ids, strict=True) if not math.isfinite(loss) for name in names]
+        raise BlspError(
+            f"train: the loss is {total} and the gradient's norm {norm}, on the utterances "
+            f"{', '.join(broken or [str(choice.row) for choice in choices])}; listen to them, or lower train.lr. "
+            "The last checkpoint is kept"
+        )
+    return total, norm
 
 
 def behaviour_gap(
-    model: BlspForConditionalGeneration, collator: Collator, batches: Iterable[list[Example]]
+    model: BlspForConditionalGeneration,
+    collator: Collator,
+    batches: Sequence[list[Example]],
+    accelerator: Accelerator | None = None,
 ) -> dict[str, float]:
     """dev_kl in nats a token and dev_top1, the share of tokens with the same most likely choice."""
+    rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     objective = AlignmentObjective(model)
     was_training = model.training
     model.eval()
-    kl = agreement = tokens = 0.0
-    for examples in batches:
+    sums = torch.zeros(3, dtype=torch.float64)
+    for examples in batches[rank::processes]:
         gap = objective.divergence(collator(examples))
-        kl, agreement, tokens = (
-            kl + gap.kl.sum().item(),
-            agreement + gap.agreement.sum().item(),
-            tokens + gap.tokens.sum().item(),
-        )
+        sums += torch.stack([gap.kl.sum(), gap.agreement.sum(), gap.tokens.sum()]).double().cpu()
     model.train(was_training)
+    if accelerator:
+        sums = accelerator.reduce(sums.float().to(accelerator.device), reduction="sum").double().cpu()
+    kl, agreement, tokens = sums.tolist()
     return {"dev_kl": kl / tokens, "dev_top1": agreement / tokens}
+
+
+def rate_at(step: int, warmup_steps: int, steps: int) -> float:
+    """The share of the peak learning rate at a step, from 0: linear warm-up, then linear decay to zero."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return (steps - step) / max(steps - warmup_steps, 1)
+
+
+class _Meter:
+    """What was computed since the last record, over all processes."""
+
+    def __init__(self, accelerator: Accelerator, elapsed_s: float) -> None:
+        self.accelerator, self.started = accelerator, time.perf_counter() - elapsed_s
+        self.restart()
+
+    def restart(self) -> None:
+        self.since, self.tokens, self.audio_s, self.real, self.padded = time.perf_counter(), 0, 0.0, 0, 0
+
+    def count(self, batch: Any) -> None:
+        self.tokens += len(batch.targets)
+        self.audio_s += batch.audio_s
+        self.real += batch.real
+        self.padded += batch.padded
+
+    def figures(self) -> dict[str, float]:
+        sums = torch.tensor([self.tokens, self.audio_s, self.real, self.padded], device=self.accelerator.device)
+        tokens, audio_s, real, padded = self.accelerator.reduce(sums, reduction="sum").tolist()
+        now = time.perf_counter()
+        return {
+            "tokens_per_s": tokens / (now - self.since),
+            "audio_s_per_s": audio_s / (now - self.since),
+            "padding_share": 1 - real / max(padded, 1),
+            "peak_memory_gib": peak_memory_gib(),
+            "elapsed_s": now - self.started,
+        }
+
+
+def peak_memory_gib() -> float:
+    """The most memory this process has held: the accelerator's where there is one, else its own, in GiB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _summary(figures: dict[str, float]) -> str:
+    gap = f", dev KL {figures['dev_kl']:.3f}, top-1 {figures['dev_top1']:.3f}" if "dev_kl" in figures else ""
+    return (
+        f"loss {figures['loss']:.3f}{gap}, {figures['audio_s_per_s'] / 3600:.3f} audio h/s, "
+        f"{figures['tokens_per_s']:.0f} tokens/s, padding {figures['padding_share']:.0%}, "
+        f"{figures['peak_memory_gib']:.1f} GiB"
+    )
+
+
+@contextmanager
+def _sigterm() -> Iterator[SimpleNamespace]:
+    """`requested` becomes true at SIGTERM, instead of the process's end."""
+    state = SimpleNamespace(requested=False)
+
+    def heed(*_: object) -> None:
+        state.requested = True
+
+    before = signal.signal(signal.SIGTERM, heed)
+    try:
+        yield state
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _any(flag: bool, accelerator: Accelerator) -> bool:
+    """Whether the flag is set on any process: all stop at the same step, or none."""
+    if accelerator.num_processes == 1:
+        return flag
+    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), reduction="sum") > 0)
 
 
 def _parameter_groups(adapter: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:

@@ -1,15 +1,20 @@
 """The objective: the LLM that hears must predict as the LLM that reads, at every position of the response.
 
-Axes: B utterances, R response tokens, N real response tokens of a batch, V vocabulary.
+Logits are made only where there is a target, and in chunks that are made again for the backward pass, so that a
+vocabulary of 128 k costs no memory. Axes: B utterances, L tokens, N tokens to predict, K most likely tokens kept,
+D LLM width, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from torch.utils.checkpoint import checkpoint
 
+from blsp.model.decoding import chunk_rows, logits_of
 from blsp.model.modeling import BlspForConditionalGeneration
 from blsp.training.examples import Batch, Prompted
 
@@ -22,6 +27,21 @@ def kd_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) ->
     student = log_softmax(student.float() / temperature, dim=-1)
     teacher = log_softmax(teacher.float() / temperature, dim=-1)
     return kl_div(student, teacher, reduction="sum", log_target=True) * temperature**2
+
+
+def top_kd_loss(
+    student: torch.Tensor, top_ids: torch.Tensor, top_logprobs: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """As `kd_loss` on K + 1 outcomes: the teacher's K most likely tokens (N, K), and any other token."""
+    return kd_loss(
+        _with_rest(log_softmax(student.float(), -1).gather(-1, top_ids)), _with_rest(top_logprobs), temperature
+    )
+
+
+def _with_rest(logprobs: torch.Tensor) -> torch.Tensor:
+    """The log-probabilities (N, K + 1) of these outcomes (N, K) and of none of them."""
+    rest = torch.log1p(-logprobs.exp().sum(-1, keepdim=True).clamp(max=1 - 1e-6))
+    return torch.cat([logprobs, rest], dim=-1)
 
 
 def ce_loss(student: torch.Tensor, responses: torch.Tensor) -> torch.Tensor:
@@ -43,47 +63,79 @@ class Divergence:
 
 
 class AlignmentObjective(nn.Module):
-    """The training loss of one batch, wrapped as a module so that accelerate can distribute it."""
+    """The training loss of one batch, wrapped as a module so that accelerate can distribute it.
+
+    Under `kd` the teacher is the LLM itself, reading the transcript: `live`, or as `stored` with what it wrote.
+    """
 
     def __init__(
         self,
         model: BlspForConditionalGeneration,
         objective: Literal["kd", "ce"] = "kd",
         temperature: float = 1.0,
+        teacher: Literal["live", "stored"] = "live",
     ) -> None:
         super().__init__()
-        self.model, self.objective, self.temperature = model, objective, temperature
+        self.model, self.objective, self.temperature, self.teacher = model, objective, temperature, teacher
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """The loss summed over the batch's response tokens; the caller divides by their number."""
-        student = self._spoken_logits(batch)[batch.is_response]
+        """The loss summed over the batch's targets; the caller divides by their number."""
+        student = self.spoken_states(batch)
         if self.objective == "ce":
-            return ce_loss(student, batch.responses[batch.is_response])
-        return kd_loss(student, self._written_logits(batch)[batch.is_response], self.temperature)
+            return self._chunked(lambda s, t: ce_loss(self._logits(s), t), student, batch.targets)
+        if self.teacher == "stored":
+            assert batch.top_ids is not None and batch.top_logprobs is not None
+            return self._chunked(
+                lambda s, ids, logprobs: top_kd_loss(self._logits(s), ids, logprobs, self.temperature),
+                *(student, batch.top_ids, batch.top_logprobs),
+            )
+        return self._chunked(
+            lambda s, t: kd_loss(self._logits(s), self._logits(t), self.temperature),
+            student,
+            self.written_states(batch),
+        )
 
     @torch.no_grad()
     def divergence(self, batch: Batch) -> Divergence:
         """The behaviour gap of the batch's utterances at temperature 1."""
-        student = log_softmax(self._spoken_logits(batch).float(), dim=-1)
-        teacher = log_softmax(self._written_logits(batch).float(), dim=-1)
-        kl = kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
-        same = student.argmax(-1) == teacher.argmax(-1)
+        kl, same = [], []
+        for student, teacher in zip(
+            *map(self._chunks, (self.spoken_states(batch), self.written_states(batch))), strict=True
+        ):
+            spoken, written = self._logits(student).float(), self._logits(teacher).float()
+            target = log_softmax(written, -1)
+            kl.append(kl_div(log_softmax(spoken, -1), target, reduction="none", log_target=True).sum(-1))
+            same.append(spoken.argmax(-1) == written.argmax(-1))
+        by_utterance = torch.zeros(len(batch.ids), device=batch.targets.device)
         return Divergence(
-            kl=(kl * batch.is_response).sum(-1),
-            agreement=(same & batch.is_response).sum(-1),
-            tokens=batch.is_response.sum(-1),
+            kl=by_utterance.index_add(0, batch.utterance, torch.cat(kl)),
+            agreement=by_utterance.index_add(0, batch.utterance, torch.cat(same).float()),
+            tokens=by_utterance.index_add(0, batch.utterance, torch.ones_like(batch.targets, dtype=torch.float)),
         )
 
-    def _spoken_logits(self, batch: Batch) -> torch.Tensor:
+    def spoken_states(self, batch: Batch) -> torch.Tensor:
+        """The LLM's last states (N, D) where it predicts the responses, hearing the speech."""
         vectors = self.model.project(batch.frames, batch.frame_counts).pooler_output
-        return self._response_logits(self.model.embed(batch.spoken.ids, vectors), batch.spoken)
+        return self._states(self.model.embed(batch.spoken.ids, vectors), batch.spoken)
 
     @torch.no_grad()
-    def _written_logits(self, batch: Batch) -> torch.Tensor:
-        return self._response_logits(self.model.embed(batch.written.ids, None), batch.written)
+    def written_states(self, batch: Batch) -> torch.Tensor:
+        """The LLM's last states (N, D) where it predicts the responses, reading the transcript."""
+        return self._states(self.model.embed(batch.written.ids, None), batch.written)
 
-    def _response_logits(self, embeddings: torch.Tensor, prompted: Prompted) -> torch.Tensor:
-        """Logits (B, R, V) of the response's tokens, each from the position before it."""
-        return self.model.language_model(
-            inputs_embeds=embeddings, use_cache=False, **prompted.forward_arguments()
-        ).logits
+    def _states(self, embeddings: torch.Tensor, prompted: Prompted) -> torch.Tensor:
+        decoder = self.model.language_model.base_model
+        output = decoder(inputs_embeds=embeddings, attention_mask=prompted.mask, use_cache=False)
+        return output.last_hidden_state[prompted.predicts]
+
+    def _logits(self, states: torch.Tensor) -> torch.Tensor:
+        return logits_of(self.model.language_model, states)
+
+    def _chunks(self, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tensor.split(chunk_rows(self.model.language_model))
+
+    def _chunked(self, loss: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> torch.Tensor:
+        chunks = list(zip(*map(self._chunks, tensors), strict=True))
+        if len(chunks) == 1:
+            return loss(*chunks[0])
+        return torch.stack([checkpoint(loss, *chunk, use_reentrant=False) for chunk in chunks]).sum()

@@ -3,53 +3,68 @@
 import csv
 import io
 import json
-import resource
+import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from blsp import tracking
 from blsp.backbones import pins
-from blsp.data.batches import evaluation_batches, training_batches
 from blsp.errors import BlspError
 from blsp.files import replace_dir, write_json, write_text
-from blsp.params import Params
+from blsp.params import Params, Train
 
 ADAPTER_DIR = "models/adapter"
 REPORT = "reports/train.json"
 LOG = "reports/train_log.jsonl"
 CURVE = "reports/train_curve.csv"
-ENCODER_CACHE_BYTES = 1 << 30
 
 
 def run(params: Params) -> None:
     """Nothing; afterwards models/adapter holds the trained adapter and reports/ its figures and curve.
 
-    The log grows line by line while training runs; the adapter takes its name at the very end.
+    The log grows line by line while training runs; the adapter takes its name at the very end. A run that was
+    killed goes on from its last checkpoint.
     """
+    import torch
+    from accelerate import PartialState
     from accelerate.utils import set_seed
 
+    from blsp.data.batches import evaluation_batches, training_sizes
+    from blsp.data.index import load_index
     from blsp.model import BlspForConditionalGeneration, BlspProcessor
+    from blsp.training.checkpoint import Checkpoints
     from blsp.training.examples import Collator
-    from blsp.training.loop import train_adapter
+    from blsp.training.loop import peak_memory_gib, train_adapter
+    from blsp.training.plan import Plan
 
     settings = params.train
+    is_main = PartialState(cpu=not torch.accelerator.is_available()).is_main_process
     set_seed(settings.seed)
-    processor = BlspProcessor.from_backbones(pins()["speech"]["name"], pins()["llm"]["name"], settings.conv_layers)
+    processor = BlspProcessor.from_backbones(
+        pins()["speech"]["name"], pins()["llm"]["name"], settings.downsampling, settings.encoding
+    )
     model = BlspForConditionalGeneration.from_backbones(new_config(params, processor.audio_token_id))
     if processor.feature_extractor.sampling_rate != params.corpus.sampling_rate_hz:
         raise BlspError(
             f"params.yaml: corpus.sampling_rate_hz is {params.corpus.sampling_rate_hz}, but the speech model hears "
             f"{processor.feature_extractor.sampling_rate} Hz; set it to that and run `blsp corpus` again"
         )
-    collator = Collator(model, processor, ENCODER_CACHE_BYTES)
+    _set_switches(model, settings)
+    behaviours = [name for name, share in settings.shares.items() if share > 0]
+    index = load_index("train", behaviours)
+    sizes = training_sizes(index, model, processor)
+    plan = Plan(sizes, settings.shares, settings.batch_size, settings.seed)
     dev = list(evaluation_batches("dev", next(iter(settings.shares)), params.evaluate.batch_size))
-    batches = training_batches(settings.shares, settings.batch_size, settings.seed)
+    key = {"train": settings.model_dump(), "backbones": pins(), "data": index.digest()}
+    checkpoints = Checkpoints(key)
+    collator = Collator(model, processor, _frame_cache(settings, index, sizes, model))
     Path(LOG).parent.mkdir(exist_ok=True)
     started = time.perf_counter()
     records: list[dict[str, float]] = []
-    with tracking.open_tracker(params) as tracker:
-        with open(LOG, "w", encoding="utf-8") as log_file:
+    with tracking.open_tracker(params) if is_main else nullcontext(tracking.Tracker()) as tracker:
+        with open(LOG if is_main else os.devnull, "w", encoding="utf-8") as log_file:
 
             def log(step: int, figures: dict[str, float]) -> None:
                 records.append({"step": step, **figures})
@@ -57,23 +72,70 @@ def run(params: Params) -> None:
                 log_file.flush()
                 tracker.log(step, figures)
 
-            train_adapter(model, collator, batches, dev, settings, log)
+            train_adapter(
+                model,
+                collator,
+                plan,
+                lambda choice: index.example(choice.row, choice.behaviour),
+                dev,
+                settings,
+                checkpoints,
+                log,
+            )
+        if not is_main:
+            return
         with replace_dir(ADAPTER_DIR) as folder:
             model.save_pretrained(folder)
         write_text(CURVE, _as_csv(records))
-        last = records[-1]
-        report: dict[str, float] = {
+        report = {
             "steps": settings.steps,
-            "loss": last["loss"],
+            "loss": records[-1]["loss"],
             "adapter_parameters": sum(p.numel() for p in model.multi_modal_projector.parameters()),
             "train_s": time.perf_counter() - started,
-            "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+            "peak_memory_gib": peak_memory_gib(),
         }
-        report |= {name: last[name] for name in ("dev_kl", "dev_top1") if name in last}
+        measured = [record for record in records if "dev_kl" in record]
+        if measured:
+            best = min(measured, key=lambda record: record["dev_kl"])
+            report |= {"best_step": best["step"], "dev_kl": best["dev_kl"], "dev_top1": best["dev_top1"]}
         write_json(REPORT, report)
+    checkpoints.clear()
     print(f"adapter of {report['adapter_parameters']:,} parameters trained in {report['train_s']:.0f} s")
-    if "dev_kl" in report:
+    if measured:
         print(f"dev: KL {report['dev_kl']:.3f} nats a token, top-1 agreement {report['dev_top1']:.3f}")
+
+
+def _set_switches(model: Any, settings: Train) -> None:
+    """Nothing; the model computes as the settings say: precision, recomputation, compilation."""
+    import torch
+
+    if settings.precision == "bfloat16":
+        model.language_model.to(torch.bfloat16)
+        model.audio_tower.to(torch.bfloat16)
+    if settings.gradient_checkpointing:
+        model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.compile:
+        model.language_model.base_model.compile(dynamic=True)
+        model.audio_tower.compile(dynamic=True)
+
+
+def _frame_cache(settings: Train, index: Any, sizes: Any, model: Any) -> Any:
+    """The cache of encoder frames, where the settings leave it room and the corpus is seen more than once."""
+    from blsp.training.checkpoint import scratch_folder
+    from blsp.training.frames import FrameCache
+
+    width = model.config.audio_config.d_model
+    seen_again = settings.steps * settings.batch_size > len(index)
+    if not seen_again or FrameCache.bytes_needed(sizes.frames, width) > settings.encoder_cache_gib * 2**30:
+        return None
+    key = (
+        pins()["speech"]["sha256"],
+        pins()["speech"]["revision"],
+        index.digest(),
+        settings.encoding,
+        settings.precision,
+    )
+    return FrameCache(scratch_folder() / "frames", key, sizes.frames, width)
 
 
 def new_config(params: Params, audio_token_id: int) -> Any:
@@ -87,8 +149,10 @@ def new_config(params: Params, audio_token_id: int) -> Any:
         audio_config=AutoConfig.from_pretrained(parts["speech"]["name"]),
         text_config=AutoConfig.from_pretrained(parts["llm"]["name"]),
         audio_token_id=audio_token_id,
-        conv_layers=params.train.conv_layers,
+        adapter=params.train.adapter,
+        downsampling=params.train.downsampling,
         bottleneck=params.train.bottleneck,
+        encoding=params.train.encoding,
         backbones=parts,
     )
 

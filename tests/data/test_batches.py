@@ -1,12 +1,15 @@
-"""Training batches: every utterance once an epoch, behaviours in their shares, the same for the same seed."""
+"""From shards to examples: what is read is what was packed, and lengths are exact before any audio is read."""
 
-import itertools
-from collections import Counter
+import os
 
+import numpy as np
 import pytest
 
-from blsp.data.batches import evaluation_batches, training_batches
+from blsp.data.batches import evaluation_batches, training_sizes
+from blsp.data.index import load_index
+from blsp.data.shards import iter_shards, load_cuts
 from blsp.errors import BlspError
+from blsp.training.examples import Collator
 from tests.contracts import packed
 
 
@@ -17,45 +20,59 @@ def corpus(tmp_path, monkeypatch):
     for row in rows:
         for behaviour, value in row.written.items():
             value["instruction"] = f"do {behaviour}"
+    rows[0].written["repetition"] = None
     packed.pack(rows)
-    return [row.id for row in rows if row.split == "train"]
+    return [row for row in rows if row.split == "train"]
 
 
-def test_every_utterance_is_in_an_epoch_once(corpus):
-    batches = training_batches({"continuation": 0.5, "repetition": 0.5}, batch_size=4, seed=1)
-    for _ in range(2):
-        epoch = list(itertools.chain.from_iterable(itertools.islice(batches, 2)))
-        assert sorted(example.id for example in epoch) == sorted(corpus)
-    example = epoch[0]
-    assert example.load_samples().shape == (example.num_samples,) == (16_000,) and example.instruction.startswith("do ") and example.transcript
-    assert example.response_ids == [5, 6, 7]
+def test_an_example_is_what_was_packed(corpus):
+    index = load_index("train", ["continuation", "repetition"])
+    assert len(index) == len(corpus)
+    for row, (packed_row, cut) in enumerate(zip(corpus, load_cuts("train"), strict=True)):
+        example = index.example(row, "continuation")
+        assert example.id == packed_row.id == cut.id and example.transcript == packed_row.text
+        assert np.array_equal(example.load_samples(), cut.load_audio()[0])
+        assert example.instruction == "do continuation" and example.response_ids == [5, 6, 7]
 
 
-def test_a_seed_gives_the_same_batches_again(corpus):
-    def drawn(seed):
-        batches = training_batches({"continuation": 0.5, "repetition": 0.5}, 4, seed)
-        return [[(e.id, e.instruction) for e in batch] for batch in itertools.islice(batches, 6)]
-
-    assert drawn(1) == drawn(1) != drawn(2)
-
-
-def test_behaviours_come_in_their_shares(corpus):
-    batches = training_batches({"continuation": 0.9, "repetition": 0.1}, 8, 1)
-    counts = Counter(e.instruction for batch in itertools.islice(batches, 100) for e in batch)
-    assert 0.05 < counts["do repetition"] / counts.total() < 0.15
-    only = training_batches({"continuation": 1.0, "repetition": 0.0}, 8, 1)
-    assert {e.instruction for e in next(only)} == {"do continuation"}
+def test_lengths_are_those_of_the_batch(corpus, tiny_model):
+    model, processor = tiny_model
+    index = load_index("train", ["continuation", "repetition"])
+    sizes = training_sizes(index, model, processor)
+    assert (sizes.targets["repetition"] == 0).sum() == (sizes.positions["repetition"] == 0).sum() == 1
+    rows = [row for row in range(len(index)) if sizes.targets["repetition"][row]][:3]
+    batch = Collator(model, processor)([index.example(row, "repetition") for row in rows])
+    assert batch.frame_counts.tolist() == sizes.frames[rows].tolist()
+    assert batch.spoken.mask.sum(-1).tolist() == sizes.positions["repetition"][rows].tolist()
+    assert len(batch.targets) == sizes.targets["repetition"][rows].sum()
 
 
-def test_evaluation_batches_hold_what_has_the_behaviour(corpus, tmp_path):
+def test_the_digest_changes_with_what_was_written(corpus):
+    before = load_index("train", ["continuation"]).digest()
+    assert load_index("train", ["continuation"]).digest() == before
+    assert load_index("train", ["repetition"]).digest() != before
+
+
+def test_an_unreadable_shard_says_which_and_what_to_do(corpus):
+    shard = next(iter_shards("train"))
+    index = load_index("train", ["continuation"])
+    os.truncate(shard.recording_path, 600)
+    with pytest.raises(BlspError, match=rf"{shard.recording_path}: the audio of .* run `blsp corpus` again"):
+        index.example(1, "continuation").load_samples()
+    shard.recording_path.write_bytes(b"no tar")
+    with pytest.raises(BlspError, match="not a readable shard"):
+        load_index("train", ["continuation"])
+
+
+def test_evaluation_batches_hold_what_has_the_behaviour(corpus):
     assert [len(batch) for batch in evaluation_batches("dev", "repetition", 5)] == [5, 3]
 
 
-def test_a_corpus_without_continuations_says_what_to_run(tmp_path, monkeypatch):
+def test_a_corpus_without_continuations_says_what_to_run(tmp_path, monkeypatch, tiny_model):
     monkeypatch.chdir(tmp_path)
     rows = packed.good_rows()
     for row in rows:
         row.written = dict.fromkeys(packed.BEHAVIOURS)
     packed.pack(rows)
     with pytest.raises(BlspError, match="no train row of continuation; run `blsp continuations`"):
-        next(training_batches({"continuation": 1.0}, 4, 1))
+        training_sizes(load_index("train", ["continuation"]), *tiny_model)

@@ -1,55 +1,19 @@
-"""The model: exact lengths, batches that change nothing, what is saved, and what is refused."""
+"""The model: batches that change nothing, nothing lost of long audio, one prompt for speech and text."""
 
-import json
-
-import numpy as np
-import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoProcessor
 
-from blsp.errors import BlspError
-from blsp.model import BlspConfig, BlspForConditionalGeneration, BlspProcessor
-from blsp.model.adapter import ModalityAdapter, adapter_length
 from blsp.model.chat import AUDIO_TOKEN, build_prompt, respond
-from blsp.model.encoder import encode, encoder_length
+from blsp.model.encoder import split_windows
 from tests import tiny
-
-
-@pytest.mark.parametrize(
-    ("frames", "layers", "expected"), [(1, 3, 1), (100, 3, 13), (1500, 3, 188), (1500, 2, 375), (9, 1, 5)]
-)
-def test_adapter_length_is_exact(frames, layers, expected):
-    assert adapter_length(frames, layers) == expected
-    adapter = ModalityAdapter(4, 6, layers, 5, 3)
-    vectors, lengths = adapter(torch.randn(1, frames, 4), torch.tensor([frames]))
-    assert vectors.shape == (1, expected, 6) and lengths.tolist() == [expected]
-
-
-def test_paper_adapter_has_the_published_number_of_parameters():
-    with torch.device("meta"):
-        adapter = ModalityAdapter(encoder_width=768, llm_width=4096, conv_layers=3, kernel=5, bottleneck=512)
-    assert sum(p.numel() for p in adapter.parameters()) == 47_467_520
-
-
-@pytest.mark.parametrize("mel_frames", [1, 2, 3, 35, 200])
-def test_encoder_length_is_exact(tiny_model, mel_frames):
-    encoder = tiny_model[0].audio_tower
-    frames = encode(encoder, torch.randn(1, 80, mel_frames), torch.ones(1, mel_frames, dtype=torch.long))
-    assert frames.shape[1] == encoder_length(mel_frames)
-
-
-def test_a_full_window_is_encoded_as_whisper_does(tiny_model):
-    encoder = tiny_model[0].audio_tower
-    features = torch.randn(2, 80, 2 * encoder.config.max_source_positions)
-    ours = encode(encoder, features, torch.ones(2, features.shape[-1], dtype=torch.long))
-    torch.testing.assert_close(ours, encoder(features).last_hidden_state, atol=1e-5, rtol=1e-4)
 
 
 def test_audio_beyond_the_window_is_cut_and_joined_not_lost(tiny_model, clips):
     model, processor = tiny_model
     features = processor.features(clips)
-    assert features["audio_windows"].tolist() == [1, 1, 3]
+    assert features["input_features"].shape == (3, 80, 530)
+    assert features["input_features_mask"].sum(-1).tolist() == [35, 110, 530]
+    windows, _, windows_per_clip = split_windows(*features.values(), window=200)
+    assert windows_per_clip.tolist() == [1, 1, 3] and windows.shape == (5, 80, 200)
     vectors = model.get_audio_features(**features).pooler_output
     counts = [processor.audio_token_count(len(clip)) for clip in clips]
     # 0.35 s: 35 mel frames -> 18 encoder frames -> 9 -> 5; 1.1 s: 110 -> 55 -> 28 -> 14
@@ -116,51 +80,6 @@ def test_speech_and_text_prompts_differ_in_nothing_but_the_content(tiny_model):
     after = len(speech) - place - 1
     assert text[:place] == speech[:place] and text[-after:] == speech[-after:]
     assert tokenizer.decode(text[place:-after]).strip() == "turn on the fan"
-
-
-def test_placeholders_and_clips_must_match(tiny_model, clips):
-    model, processor = tiny_model
-    with pytest.raises(ValueError, match="1 placeholders .* in the text, 2 audio clips"):
-        processor(text=[AUDIO_TOKEN], audio=clips[:2])
-    with pytest.raises(ValueError, match="audio tokens, the clips give"):
-        model.embed(torch.tensor([[processor.audio_token_id]]), torch.zeros(2, 24))
-    with pytest.raises(ValueError, match="mono samples"):
-        processor(text=[AUDIO_TOKEN], audio=[np.zeros((2, 100), dtype=np.float32)])
-
-
-def test_saved_is_the_adapter_alone_and_it_comes_back(tiny_model, clips, tmp_path):
-    model, processor = tiny_model
-    model.save_pretrained(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
-    assert load_file(tmp_path / "model.safetensors").keys() == model.adapter_state().keys()
-    again = BlspForConditionalGeneration.from_pretrained(tmp_path)
-    prompt = build_prompt(processor.tokenizer, "Repeat the following text.", AUDIO_TOKEN)
-    inputs = processor(text=[prompt], audio=clips[:1])
-    assert torch.equal(again(**inputs).logits, model(**inputs).logits)
-    assert isinstance(AutoConfig.from_pretrained(tmp_path), BlspConfig)
-    assert isinstance(AutoProcessor.from_pretrained(tmp_path), BlspProcessor)
-
-
-def test_an_adapter_with_other_tensors_is_refused(tiny_model, tmp_path):
-    tiny_model[0].save_pretrained(tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
-    removed = sorted(tensors)[0]
-    save_file({key: tensor for key, tensor in tensors.items() if key != removed}, tmp_path / "model.safetensors")
-    with pytest.raises(BlspError, match=f"model.safetensors: tensors missing.*{removed}"):
-        BlspForConditionalGeneration.from_pretrained(tmp_path)
-
-
-def test_an_adapter_whose_backbones_are_not_the_pinned_ones_is_refused(tiny_model, tmp_path):
-    tiny_model[0].save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["backbones"]["llm"]["sha256"] = "0" * 64
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(BlspError, match="trained with the llm backbone .* of SHA-256 000000000000"):
-        BlspForConditionalGeneration.from_pretrained(tmp_path)
-    config["backbones"]["llm"]["name"] = "no/such/folder"
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(BlspError, match="is not at no/such/folder; run `blsp backbones`"):
-        BlspForConditionalGeneration.from_pretrained(tmp_path)
 
 
 def test_backbones_stay_frozen_and_in_evaluation_mode(tiny_model):

@@ -1,14 +1,18 @@
-"""The loop: it learns, leaves the backbones alone, repeats itself bit for bit, and stops on a broken loss."""
+"""The loop: it learns, leaves the backbones alone, goes on where it was stopped, and stops on a broken loss."""
 
-import itertools
+import os
+import signal
 
+import numpy as np
 import pytest
 import torch
 
 from blsp.errors import BlspError
 from blsp.params import Train
+from blsp.training.checkpoint import Checkpoints
 from blsp.training.examples import Collator
-from blsp.training.loop import train_adapter
+from blsp.training.loop import rate_at, train_adapter
+from blsp.training.plan import Plan, Sizes
 from tests import tiny
 from tests.training.test_objective import examples
 
@@ -16,10 +20,19 @@ SETTINGS = Train(
     objective="kd",
     temperature=2.0,
     shares={"repetition": 1.0},
+    adapter="conv",
+    downsampling=4,
     bottleneck=8,
-    conv_layers=2,
+    encoding="variable",
     steps=20,
     batch_size=3,
+    micro_batch_tokens=100_000,
+    teacher="live",
+    precision="float32",
+    gradient_checkpointing=False,
+    compile=False,
+    encoder_cache_gib=0,
+    checkpoint_every=4,
     lr=0.01,
     warmup_steps=2,
     weight_decay=0.05,
@@ -29,47 +42,139 @@ SETTINGS = Train(
 )
 
 
-def trained(pins, clips, settings=SETTINGS, model=None):
+def training(pins, clips, scratch, settings=SETTINGS, model=None, log=None, on_example=lambda choice: None):
+    """A training run on three utterances; the model, the log, and the rows in the order they were learned from."""
     model, processor = (model, tiny.build(pins)[1]) if model else tiny.build(pins)
     rows = examples(clips, processor.tokenizer)
-    log = []
+    frames = np.array([processor.frame_count(len(clip)) for clip in clips])
+    targets = np.array([len(e.response_ids) for e in rows])
+    plan = Plan(
+        Sizes(frames, {"repetition": 20 + targets}, {"repetition": targets}), settings.shares, settings.batch_size, 1
+    )
+    log, seen = [] if log is None else log, []
+
+    def example(choice):
+        seen.append(choice.row)
+        on_example(choice)
+        return rows[choice.row]
+
     train_adapter(
         model,
-        Collator(model, processor, 1 << 20),
-        itertools.repeat(rows),
+        Collator(model, processor),
+        plan,
+        example,
         [rows],
         settings,
+        Checkpoints({"run": 1}, scratch),
         lambda step, figures: log.append({"step": step, **figures}),
     )
-    return model, log
+    return model, log, seen
 
 
 @pytest.mark.parametrize("objective", ["kd", "ce"])
-def test_training_brings_speech_nearer_to_text_and_moves_only_the_adapter(pins, clips, objective):
+def test_training_brings_speech_nearer_to_text_and_moves_only_the_adapter(pins, clips, tmp_path, objective):
     before = tiny.build(pins)[0].state_dict()
-    model, log = trained(pins, clips, SETTINGS.model_copy(update={"objective": objective}))
+    model, log, _ = training(pins, clips, tmp_path, SETTINGS.model_copy(update={"objective": objective}))
     after = model.state_dict()
     moved = {name for name in after if not torch.equal(before[name], after[name])}
     assert moved == set(model.adapter_state())
     assert log[-1]["loss"] < log[0]["loss"]
-    assert [record["step"] for record in log] == [10, 20] and log[0].keys() >= {"dev_kl", "dev_top1", "lr"}
+    assert [record["step"] for record in log] == [10, 20] and log[0].keys() >= {"dev_kl", "dev_top1", "padding_share"}
     assert log[-1]["lr"] < log[0]["lr"]
     if objective == "kd":
         assert log[-1]["dev_kl"] < log[0]["dev_kl"]
 
 
-def test_the_same_seed_gives_the_same_adapter_bit_for_bit(pins, clips):
-    first, second = (trained(pins, clips)[0].adapter_state() for _ in range(2))
+def test_the_same_seed_gives_the_same_adapter_bit_for_bit(pins, clips, tmp_path):
+    first, second = (training(pins, clips, tmp_path / name)[0].adapter_state() for name in "ab")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_update(pins, clips):
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [0, 3, 4, 13, 19])
+def test_a_run_stopped_at_any_step_ends_with_the_same_adapter(pins, clips, tmp_path, stop_at):
+    """And no utterance is skipped or seen twice by what counts."""
+    settings = SETTINGS.model_copy(update={"batch_size": 1})
+    whole, whole_log, whole_seen = training(pins, clips, tmp_path / "whole", settings)
+    drawn = []
+
+    def stop(choice):
+        drawn.append(choice.row)
+        if len(drawn) > stop_at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        training(pins, clips, tmp_path / "stopped", settings, on_example=stop)
+    resumed, log, seen = training(pins, clips, tmp_path / "stopped", settings)
+    kept = stop_at // settings.checkpoint_every * settings.checkpoint_every
+    assert drawn[:kept] + seen == whole_seen
+    assert all(torch.equal(whole.adapter_state()[name], tensor) for name, tensor in resumed.adapter_state().items())
+    assert [(r["step"], r["loss"], r.get("dev_kl")) for r in log] == [
+        (r["step"], r["loss"], r.get("dev_kl")) for r in whole_log
+    ]
+
+
+def test_sigterm_saves_and_the_run_goes_on_from_there(pins, clips, tmp_path):
+    settings = SETTINGS.model_copy(update={"batch_size": 1, "checkpoint_every": 1000})
+    count = []
+
+    def terminate(choice):
+        count.append(choice)
+        if len(count) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(BlspError, match="stopped by SIGTERM after step 6 of 20; run it again to go on"):
+        training(pins, clips, tmp_path, settings, on_example=terminate)
+    resumed, _, seen = training(pins, clips, tmp_path, settings)
+    assert len(seen) == 14
+    whole = training(pins, clips, tmp_path / "whole", settings)[0]
+    assert all(torch.equal(whole.adapter_state()[name], tensor) for name, tensor in resumed.adapter_state().items())
+
+
+def test_micro_batches_make_the_step_of_the_whole_batch(pins, clips, tmp_path):
+    """One step on three utterances at once, and one after the other: the same to rounding."""
+    settings = SETTINGS.model_copy(update={"steps": 3})
+    whole = training(pins, clips, tmp_path / "a", settings)[0].adapter_state()
+    pieces = training(pins, clips, tmp_path / "b", settings.model_copy(update={"micro_batch_tokens": 1}))
+    assert pieces[2] != training(pins, clips, tmp_path / "c", settings)[2][:1]
+    for name, tensor in pieces[0].adapter_state().items():
+        torch.testing.assert_close(tensor, whole[name], rtol=1e-5, atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(pins, clips, tmp_path):
     model, _ = tiny.build(pins)
     with torch.no_grad():
         model.multi_modal_projector.norm.weight[0] = float("nan")
     before = {name: tensor.clone() for name, tensor in model.adapter_state().items()}
-    with pytest.raises(BlspError, match="the loss is nan at step 1, on the utterances u0, u1, u2"):
-        trained(pins, clips, model=model)
+    with pytest.raises(BlspError, match="the loss is nan .*, on the utterances u0, u1, u2"):
+        training(pins, clips, tmp_path, model=model)
     assert all(
         torch.equal(before[name].nan_to_num(), tensor.nan_to_num()) for name, tensor in model.adapter_state().items()
     )
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(pins, clips, tmp_path, monkeypatch):
+    from blsp.training import checkpoint
+
+    saved = checkpoint.save_file
+
+    def full(tensors, path):
+        if "step-00000008" in str(path):
+            raise OSError(28, "No space left on device")
+        saved(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(BlspError, match=r"checkpoint of step 8 could not be written .*No space left.*BLSP_SCRATCH"):
+        training(pins, clips, tmp_path)
+    monkeypatch.undo()
+    _, _, seen = training(pins, clips, tmp_path)
+    assert len(seen) == 3 * (20 - 4)
+
+
+def test_the_rate_warms_up_and_decays_to_zero():
+    rates = [rate_at(step, 4, 10) for step in range(11)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0] and rates[-1] == 0
+    assert rates[4:] == sorted(rates[4:], reverse=True)

@@ -1,10 +1,14 @@
 """The objective: against independent formulas, and at the right positions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from blsp.continuation.teacher import top_logprobs
 from blsp.model.chat import AUDIO_TOKEN, build_prompt
+from blsp.model.decoding import Answer, logits_of
 from blsp.training.examples import Collator, Example
 from blsp.training.objective import AlignmentObjective, ce_loss, kd_loss
 
@@ -14,6 +18,7 @@ def examples(clips, tokenizer):
     return [
         Example(
             id=f"u{row}",
+            row=row,
             num_samples=len(clip),
             load_samples=lambda clip=clip: clip,
             transcript=text,
@@ -40,16 +45,17 @@ def test_ce_is_the_negative_log_likelihood_by_hand():
     assert ce_loss(student, responses).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_logits_are_those_that_predict_the_response(tiny_model, clips):
+def test_states_are_those_that_predict_the_response(tiny_model, clips):
     """Each row of a batch against that row alone, unpadded, through the whole model: t predicts t + 1."""
     model, processor = tiny_model
     rows = examples(clips, processor.tokenizer)
     objective = AlignmentObjective(model)
     batch = Collator(model, processor)(rows)
-    spoken, written = objective._spoken_logits(batch), objective._written_logits(batch)
+    spoken, written = objective.spoken_states(batch), objective.written_states(batch)
     for row, example in enumerate(rows):
         response = list(example.response_ids)
-        for logits, content, audio in (
+        assert batch.targets[batch.utterance == row].tolist() == response
+        for states, content, audio in (
             (spoken, AUDIO_TOKEN, [example.load_samples()]),
             (written, " " + example.transcript, []),
         ):
@@ -58,7 +64,8 @@ def test_logits_are_those_that_predict_the_response(tiny_model, clips):
             prompt["input_ids"] = torch.cat([prompt["input_ids"], torch.tensor([response])], dim=1)
             prompt["attention_mask"] = torch.ones_like(prompt["input_ids"])
             expected = model(**prompt).logits[0, length - 1 : -1]
-            torch.testing.assert_close(logits[row, : len(response)], expected, atol=1e-4, rtol=1e-3)
+            found = logits_of(model.language_model, states[batch.utterance == row])
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
 def test_no_end_is_learned_where_the_llm_was_cut(tiny_model, clips):
@@ -66,9 +73,48 @@ def test_no_end_is_learned_where_the_llm_was_cut(tiny_model, clips):
     rows = examples(clips, processor.tokenizer)
     batch = Collator(model, processor)(rows)
     end = processor.tokenizer.eos_token_id
-    learned = [row[mask].tolist() for row, mask in zip(batch.responses, batch.is_response, strict=True)]
+    learned = [batch.targets[batch.utterance == row].tolist() for row in range(len(rows))]
     assert [ids[-1] == end for ids in learned] == [False, True, True]
-    assert [len(ids) for ids in learned] == [len(e.response_ids) for e in rows]
+
+
+@pytest.mark.parametrize("objective", ["kd", "ce"])
+def test_chunks_change_neither_the_loss_nor_its_gradient(tiny_model, clips, monkeypatch, objective):
+    model, processor = tiny_model
+    batch = Collator(model, processor)(examples(clips, processor.tokenizer))
+    loss = AlignmentObjective(model, objective, 2.0)
+
+    def gradients():
+        model.zero_grad()
+        total = loss(batch)
+        total.backward()
+        return total.detach(), [p.grad.clone() for p in model.multi_modal_projector.parameters()]
+
+    whole, expected = gradients()
+    monkeypatch.setattr("blsp.model.decoding.CHUNK_LOGITS", 3 * model.language_model.config.vocab_size)
+    chunked, found = gradients()
+    torch.testing.assert_close(chunked, whole, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    model.zero_grad()
+
+
+def test_the_stored_teacher_is_the_live_one_as_far_as_it_goes(tiny_model, clips):
+    """With every token kept the two are one loss; with fewer, what is lost is the shape of the rest."""
+    model, processor = tiny_model
+    rows = examples(clips, processor.tokenizer)
+    collator = Collator(model, processor)
+    live = AlignmentObjective(model, "kd", 1.0)(collator(rows)).item()
+    tokenizer, llm = processor.tokenizer, model.language_model
+    prompts = [build_prompt(tokenizer, e.instruction, " " + e.transcript) for e in rows]
+    ids = [tokenizer(prompt, add_special_tokens=False).input_ids for prompt in prompts]
+    answers = [Answer(list(e.response_ids), "", "stop") for e in rows]
+
+    def stored(k):
+        kept = top_logprobs(llm, ids, answers, k)
+        with_top = [replace(e, top_ids=i, top_logprobs=p) for e, (i, p) in zip(rows, kept, strict=True)]
+        return AlignmentObjective(model, "kd", 1.0, "stored")(collator(with_top)).item()
+
+    assert stored(llm.config.vocab_size) == pytest.approx(live, rel=1e-3)
+    assert 0 < stored(5) < stored(200) < live
 
 
 def test_divergence_is_zero_only_where_behaviour_is_the_same(tiny_model, clips):
@@ -77,16 +123,7 @@ def test_divergence_is_zero_only_where_behaviour_is_the_same(tiny_model, clips):
     objective = AlignmentObjective(model)
     gap = objective.divergence(batch)
     assert (gap.kl > 0).all() and (gap.agreement <= gap.tokens).all()
-    objective._spoken_logits = objective._written_logits  # an adapter that makes speech into text
+    assert gap.tokens.tolist() == [len(e.response_ids) for e in examples(clips, processor.tokenizer)]
+    objective.spoken_states = objective.written_states  # an adapter that makes speech into text
     same = objective.divergence(batch)
     assert same.kl.abs().max() < 1e-5 and torch.equal(same.agreement, same.tokens)
-
-
-def test_cached_frames_give_the_same_batch(tiny_model, clips):
-    model, processor = tiny_model
-    collator = Collator(model, processor, cache_bytes=1 << 20)
-    rows = examples(clips, processor.tokenizer)
-    first, second = collator(rows), collator(rows[::-1])
-    assert len(collator.cache) == 3
-    assert torch.equal(first.frames[0, : first.frame_counts[0]], second.frames[2, : second.frame_counts[2]])
-    assert Collator(model, processor, cache_bytes=10)(rows).ids == ["u0", "u1", "u2"]

@@ -1,0 +1,147 @@
+"""One split in memory as columns: where each utterance's audio lies, what was said, what the LLM wrote.
+
+Training picks utterances in an order of its own, and reads the audio of each straight from its place in the
+shard. A row takes some hundred bytes, so a million rows fit beside the models.
+"""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from blsp.data.shards import CONTINUATIONS_DIR, CORPUS_DIR, Shard, iter_shards, read_field
+from blsp.errors import BlspError
+from blsp.training.examples import Example
+
+_SPOKEN = {"id": pa.string(), "transcript": pa.string(), "num_samples": pa.int64()}
+_PLACE = {"shard": pa.int32(), "offset": pa.int64(), "size": pa.int64()}
+_WRITTEN = {
+    "transcript": pa.string(),
+    "instruction": pa.string(),
+    "token_ids": pa.list_(pa.int32()),
+    "top_ids": pa.list_(pa.list_(pa.int32())),
+    "top_logprobs": pa.list_(pa.list_(pa.float32())),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class SplitIndex:
+    """The utterances of one split, in the shards' order: a column a behaviour, null where it was not written."""
+
+    table: pa.Table
+    recordings: tuple[Path, ...]
+    behaviours: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @property
+    def num_samples(self) -> np.ndarray:
+        """Samples of each utterance's audio, (rows,)."""
+        return self.table["num_samples"].to_numpy()
+
+    def response_tokens(self, behaviour: str) -> np.ndarray:
+        """Tokens that the LLM wrote for each utterance, (rows,); 0 where it wrote nothing."""
+        lengths = [len(row["token_ids"]) if row else 0 for row in self.table[behaviour].to_pylist()]
+        return np.array(lengths, dtype=np.int64)
+
+    def example(self, row: int, behaviour: str) -> Example:
+        """One utterance with what the LLM wrote for it; its audio is read when it is asked for."""
+        written = self.table[behaviour][row].as_py()
+        return Example(
+            id=self.table["id"][row].as_py(),
+            row=row,
+            num_samples=self.table["num_samples"][row].as_py(),
+            load_samples=lambda: self.load_samples(row),
+            transcript=written["transcript"],
+            instruction=written["instruction"],
+            response_ids=written["token_ids"],
+            top_ids=written["top_ids"],
+            top_logprobs=written["top_logprobs"],
+        )
+
+    def load_samples(self, row: int) -> np.ndarray:
+        """The utterance's audio, float32 mono (N,). Raises BlspError where the shard does not hold it."""
+        import soundfile
+
+        path, (offset, size) = self.recordings[self._at("shard", row)], (self._at("offset", row), self._at("size", row))
+        try:
+            with path.open("rb") as stream:
+                stream.seek(offset)
+                samples, _ = soundfile.read(io.BytesIO(stream.read(size)), dtype="float32")
+        except (OSError, RuntimeError) as error:
+            raise BlspError(
+                f"{path}: the audio of {self._at('id', row)} cannot be read ({error}); run `blsp corpus` again"
+            ) from None
+        if samples.shape != (self._at("num_samples", row),):
+            raise BlspError(
+                f"{path}: the audio of {self._at('id', row)} has {samples.shape} samples, its description says "
+                f"{self._at('num_samples', row)}; run `blsp corpus` again"
+            )
+        return samples
+
+    def _at(self, column: str, row: int) -> Any:
+        return self.table[column][row].as_py()
+
+    def digest(self) -> str:
+        """A SHA-256 of all that is indexed; the audio itself counts by its place and size in the shards."""
+        sha256 = hashlib.sha256()
+        for column in self.table.combine_chunks().columns:
+            for buffer in column.chunk(0).buffers() if column.num_chunks else ():
+                if buffer is not None:
+                    sha256.update(buffer)
+        return sha256.hexdigest()
+
+
+def load_index(
+    split: str,
+    behaviours: Sequence[str],
+    corpus_dir: str | Path = CORPUS_DIR,
+    continuations_dir: str | Path = CONTINUATIONS_DIR,
+) -> SplitIndex:
+    """The index of a split, empty where the corpus has none of it.
+
+    Raises BlspError where the corpus or a field is missing, or what belongs together does not match.
+    """
+    schema = pa.schema({**_SPOKEN, **_PLACE, **{name: pa.struct(_WRITTEN) for name in behaviours}})
+    recordings, batches = [], []
+    for shard in iter_shards(split, corpus_dir):
+        recordings.append(shard.recording_path)
+        places = _audio_places(shard.recording_path)
+        written = {name: read_field(shard, name, continuations_dir) for name in behaviours}
+        rows = [
+            {
+                "id": cut.id,
+                "transcript": cut.supervisions[0].text,
+                "num_samples": cut.num_samples,
+                "shard": len(recordings) - 1,
+                **_place(places, cut.id, shard),
+                **{name: rows.get(cut.id) for name, rows in written.items()},
+            }
+            for cut in shard.cuts()
+        ]
+        batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
+    return SplitIndex(pa.Table.from_batches(batches, schema=schema), tuple(recordings), tuple(behaviours))
+
+
+def _audio_places(recording_path: Path) -> dict[str, tuple[int, int]]:
+    """The offset and size in bytes of each recording in a shard's tar."""
+    try:
+        with tarfile.open(recording_path, "r:") as tar:
+            members = [member for member in tar if not member.name.endswith(".json")]
+    except (OSError, tarfile.TarError) as error:
+        raise BlspError(f"{recording_path}: not a readable shard ({error}); run `blsp corpus` again") from None
+    return {member.name.rpartition(".")[0]: (member.offset_data, member.size) for member in members}
+
+
+def _place(places: dict[str, tuple[int, int]], cut_id: str, shard: Shard) -> dict[str, int]:
+    if cut_id not in places:
+        raise BlspError(f"{shard.recording_path}: no audio of {cut_id}, which {shard.cuts_path} names; pack it again")
+    offset, size = places[cut_id]
+    return {"offset": offset, "size": size}

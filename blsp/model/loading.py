@@ -1,0 +1,98 @@
+"""What from_pretrained and from_backbones are made of: pinned backbones, checked adapters, devices."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import dispatch_model, infer_auto_device_map
+from accelerate.utils import get_balanced_memory
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, WhisperForConditionalGeneration
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from blsp.errors import BlspError
+from blsp.model.adapter import build_adapter
+from blsp.model.configuration import BlspConfig
+from blsp.model.pinning import backbone_source, check_backbone
+
+if TYPE_CHECKING:
+    from blsp.model.modeling import BlspForConditionalGeneration
+
+ADAPTER_FILE = "model.safetensors"
+SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
+SAMPLED_EMBEDDINGS = 4096
+
+
+def load_backbones(config: BlspConfig, dtype: Any, device_map: Any) -> tuple[WhisperEncoder, PreTrainedModel]:
+    """The encoder and the LLM that `config.backbones` pins; `config` takes over their configurations.
+
+    Raises BlspError where one is missing or not the pinned one.
+    """
+    for part in ("speech", "llm"):
+        check_backbone(config, part)
+    options = {"dtype": dtype, "device_map": None if _is_spread(device_map) else device_map}
+    options = {name: value for name, value in options.items() if value is not None}
+    (speech, speech_revision), (llm, llm_revision) = (backbone_source(config, part) for part in ("speech", "llm"))
+    whisper = WhisperForConditionalGeneration.from_pretrained(speech, revision=speech_revision, **options)
+    language_model = AutoModelForCausalLM.from_pretrained(llm, revision=llm_revision, **options)
+    config.audio_config, config.text_config = whisper.config, language_model.config
+    return whisper.get_encoder(), language_model
+
+
+def load_adapter(file: Path, config: BlspConfig) -> dict[str, torch.Tensor]:
+    """The adapter's tensors, by their names in the whole model, on the CPU.
+
+    Raises BlspError where the file is missing, or its names and shapes are not those that `config` asks for.
+    """
+    if not file.is_file():
+        raise BlspError(f"{file}: no adapter there; `blsp train` writes one")
+    tensors = load_file(file)
+    with torch.device("meta"):
+        asked = build_adapter(config).state_dict()
+    expected = {f"multi_modal_projector.{key}": tensor.shape for key, tensor in asked.items()}
+    found = {key: tensor.shape for key, tensor in tensors.items()}
+    if found != expected:
+        wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+        raise BlspError(
+            f"{file}: tensors missing, unknown or of another shape: {', '.join(wrong)}; train the adapter again"
+        )
+    return tensors
+
+
+@torch.no_grad()
+def embedding_scale(embeddings: nn.Embedding) -> float:
+    """The standard deviation of what the LLM's first layer gets for words.
+
+    Asked of the embedding module and not of its weights: Gemma's multiplies them by the square root of the width.
+    """
+    vocabulary = embeddings.weight.shape[0]
+    tokens = torch.arange(0, vocabulary, -(-vocabulary // SAMPLED_EMBEDDINGS), device=embeddings.weight.device)
+    return float(embeddings(tokens).float().std())
+
+
+def place(model: "BlspForConditionalGeneration", dtype: Any, device_map: Any) -> "BlspForConditionalGeneration":
+    """The model with its adapter in `dtype`, on the device or spread over the devices that `device_map` names."""
+    if isinstance(dtype, str) and dtype != "auto":
+        dtype = getattr(torch, dtype)
+    if isinstance(dtype, torch.dtype):
+        model.multi_modal_projector.to(dtype)
+    if not _is_spread(device_map):
+        model.multi_modal_projector.to(model.language_model.device)
+        return model
+    if isinstance(device_map, str):
+        whole = list(model._no_split_modules)
+        memory = None
+        if device_map != "sequential":
+            memory = get_balanced_memory(
+                model, dtype=model.dtype, no_split_module_classes=whole, low_zero=device_map == "balanced_low_0"
+            )
+        device_map = infer_auto_device_map(model, max_memory=memory, no_split_module_classes=whole, dtype=model.dtype)
+    return dispatch_model(model, device_map)
+
+
+def _is_spread(device_map: Any) -> bool:
+    """Whether the map may name more than one device; what names one goes to each part's own loader."""
+    if isinstance(device_map, dict):
+        return device_map.keys() != {""}
+    return device_map in SPREAD

@@ -1,0 +1,110 @@
+"""Which utterances each step learns from, and which process computes them: nothing but arithmetic on lengths.
+
+The plan is a function of the seed and the step. It does not depend on how many processes there are, so a run
+goes on from any step, on any number of them, and no utterance is skipped or seen twice.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+POOL_BATCHES = 64  # batches that are sorted by length together: enough for little padding, few enough for variety
+BAND_BATCHES = 2  # of similar audio, that are sorted by their text: measured, see benchmarks/LOG.md
+
+
+@dataclass(frozen=True, eq=False)
+class Sizes:
+    """How long each of N utterances is: encoder frames (N,), and by behaviour the LLM's positions and targets.
+
+    `positions` (N,) counts prompt, speech vectors and response, `targets` (N,) the response alone: 0 where the
+    utterance lacks the behaviour. `frame_cost` is the work of one encoder frame in LLM positions.
+    """
+
+    frames: np.ndarray
+    positions: Mapping[str, np.ndarray]
+    targets: Mapping[str, np.ndarray]
+    frame_cost: float = 0.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One utterance, by its row, and the behaviour it is learned with."""
+
+    row: int
+    behaviour: str
+
+
+class Plan:
+    """The batches of a training run, each epoch every utterance once, with a behaviour drawn by its share.
+
+    An utterance that lacks the drawn behaviour gets another that it has; one that has none is left out.
+    """
+
+    def __init__(self, sizes: Sizes, shares: Mapping[str, float], batch_size: int, seed: int) -> None:
+        self.sizes, self.batch_size, self.seed = sizes, batch_size, seed
+        self.behaviours = [name for name, share in shares.items() if share > 0]
+        weights = np.array([shares[name] for name in self.behaviours])
+        has = np.stack([sizes.targets[name] > 0 for name in self.behaviours])
+        self.rows = np.flatnonzero(has.any(0))
+        weighted = has[:, self.rows] * weights[:, None]
+        self._thresholds = weighted.cumsum(0) / np.maximum(weighted.sum(0), 1e-12)
+        self.batches_per_epoch = -(-len(self.rows) // batch_size)
+        self._epoch = lru_cache(maxsize=2)(self._make_epoch)
+
+    def batch(self, step: int) -> list[Choice]:
+        """The utterances of one step, counted from 0, over all processes."""
+        epoch, number = divmod(step, self.batches_per_epoch)
+        order, drawn = self._epoch(epoch)
+        return [Choice(int(self.rows[at]), self.behaviours[drawn[at]]) for at in order[number]]
+
+    def target_count(self, choices: Sequence[Choice]) -> int:
+        """How many tokens these utterances are trained to predict."""
+        return sum(int(self.sizes.targets[choice.behaviour][choice.row]) for choice in choices)
+
+    def _make_epoch(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
+        rng = np.random.default_rng([self.seed, epoch])
+        drawn = (rng.random(len(self.rows)) >= self._thresholds).sum(0).clip(max=len(self.behaviours) - 1)
+        frames = self.sizes.frames[self.rows]
+        positions = np.stack([self.sizes.positions[name][self.rows] for name in self.behaviours])
+        positions = np.take_along_axis(positions, drawn[None], axis=0)[0]
+        shuffled = rng.permutation(len(self.rows))
+        batches: list[np.ndarray] = []
+        for start in range(0, len(shuffled), POOL_BATCHES * self.batch_size):
+            pool = shuffled[start : start + POOL_BATCHES * self.batch_size]
+            batches += _similar(pool, frames, positions, self.batch_size)
+        return [batches[number] for number in rng.permutation(len(batches))], drawn
+
+    def micro_batches(self, choices: Sequence[Choice], budget: float, processes: int) -> list[list[list[Choice]]]:
+        """For each process its micro-batches, as many on every process, each within `budget` if it can be.
+
+        The budget counts LLM positions with padding, and encoder frames at their cost. Where there are fewer
+        utterances than processes, some micro-batches are empty.
+        """
+        order = sorted(choices, key=lambda choice: (self.sizes.frames[choice.row], choice.row))
+        parts = processes
+        while True:
+            pieces = [list(piece) for piece in np.array_split(np.arange(len(order)), parts)]
+            micro = [[order[at] for at in piece] for piece in pieces]
+            if parts >= len(order) or max(self._cost(piece) for piece in micro) <= budget:
+                return [micro[rank::processes] for rank in range(processes)]
+            parts += processes
+
+    def _cost(self, choices: Sequence[Choice]) -> float:
+        if not choices:
+            return 0.0
+        frames = max(self.sizes.frames[choice.row] for choice in choices)
+        positions = max(self.sizes.positions[choice.behaviour][choice.row] for choice in choices)
+        return len(choices) * float(frames * self.sizes.frame_cost + positions)
+
+
+def _similar(pool: np.ndarray, frames: np.ndarray, positions: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """The pool cut into batches of similar audio and, within bands of those, of similar text."""
+    by_audio = pool[np.argsort(frames[pool], kind="stable")]
+    batches = []
+    for start in range(0, len(by_audio), BAND_BATCHES * batch_size):
+        band = by_audio[start : start + BAND_BATCHES * batch_size]
+        by_text = band[np.argsort(positions[band], kind="stable")]
+        batches += [by_text[at : at + batch_size] for at in range(0, len(by_text), batch_size)]
+    return batches

@@ -1,0 +1,82 @@
+"""The plan: every utterance once an epoch, whatever the number of processes, with little padding."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from blsp.training.plan import Choice, Plan, Sizes
+
+
+def librispeech_like(rows=4000, seed=0):
+    """Lengths drawn like LibriSpeech's: 1.3 to 35 s, mean 12.3 s; texts to match."""
+    rng = np.random.default_rng(seed)
+    seconds = np.clip(np.where(rng.random(rows) < 0.6, rng.normal(14.5, 1.2, rows), rng.gamma(3.0, 3.0, rows)), 1.3, 35)
+    frames = np.ceil(seconds * 50).astype(int)
+    responses = rng.integers(15, 65, rows)
+    positions = 30 + frames // 8 + responses
+    return Sizes(frames, {"continuation": positions}, {"continuation": responses}, frame_cost=0.05)
+
+
+def small(lacks=()):
+    targets = np.array([0 if row in lacks else 2 + row % 3 for row in range(10)])
+    sizes = {"a": targets + 5, "b": np.full(10, 9)}
+    return Sizes(np.arange(10, 20), sizes, {"a": targets, "b": np.full(10, 4)}, 0.1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10, 50])
+def test_every_utterance_once_an_epoch(batch_size):
+    plan = Plan(small(), {"a": 1.0}, batch_size, seed=1)
+    for epoch in range(2):
+        steps = range(epoch * plan.batches_per_epoch, (epoch + 1) * plan.batches_per_epoch)
+        assert sorted(c.row for step in steps for c in plan.batch(step)) == list(range(10))
+
+
+def test_a_step_is_the_same_whichever_was_asked_for_before():
+    one, other = (Plan(small(), {"a": 0.5, "b": 0.5}, 3, seed=4) for _ in range(2))
+    forward = [one.batch(step) for step in range(12)]
+    assert [other.batch(step) for step in reversed(range(12))][::-1] == forward
+    assert [Plan(small(), {"a": 0.5, "b": 0.5}, 3, seed=5).batch(step) for step in range(12)] != forward
+    assert forward[:4] != forward[4:8]
+
+
+def test_behaviours_come_in_their_shares_and_only_where_they_were_written():
+    plan = Plan(small(lacks={3, 4}), {"a": 0.9, "b": 0.1}, 5, seed=1)
+    drawn = [choice for step in range(400) for choice in plan.batch(step)]
+    assert all(c.behaviour == "b" for c in drawn if c.row in {3, 4})
+    counts = Counter(c.behaviour for c in drawn if c.row not in {3, 4})
+    assert 0.07 < counts["b"] / counts.total() < 0.13
+    only = Plan(small(lacks={3, 4}), {"a": 1.0, "b": 0.0}, 5, seed=1)
+    assert {c.row for step in range(2) for c in only.batch(step)} == set(range(10)) - {3, 4}
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+def test_processes_share_a_batch_without_loss_or_repetition(processes):
+    plan = Plan(librispeech_like(200), {"continuation": 1.0}, 5, seed=2)
+    for step in range(10):
+        choices = plan.batch(step)
+        parts = plan.micro_batches(choices, budget=300, processes=processes)
+        assert sorted(c.row for part in parts for micro in part for c in micro) == sorted(c.row for c in choices)
+        assert len({len(part) for part in parts}) == 1, "every process takes part as often"
+
+
+def test_micro_batches_keep_to_the_budget_where_they_can():
+    plan = Plan(librispeech_like(), {"continuation": 1.0}, 64, seed=2)
+    micro = [m for step in range(20) for m in plan.micro_batches(plan.batch(step), 2000, 1)[0]]
+    assert max(plan._cost(m) for m in micro) <= 2000
+    one = Choice(0, "continuation")
+    assert plan.micro_batches([one], budget=1, processes=1) == [[[one]]]
+
+
+@pytest.mark.parametrize("batch_size", [16, 48, 256])
+def test_little_is_padded_on_lengths_like_librispeech(batch_size):
+    sizes = librispeech_like()
+    plan = Plan(sizes, {"continuation": 1.0}, batch_size, seed=3)
+    real = padded = 0
+    for step in range(plan.batches_per_epoch):
+        for micro in plan.micro_batches(plan.batch(step), 8000, 1)[0]:
+            rows = np.array([c.row for c in micro])
+            for lengths in (sizes.frames[rows], sizes.positions["continuation"][rows]):
+                real += lengths.sum()
+                padded += len(rows) * lengths.max()
+    assert 1 - real / padded < 0.08
