@@ -59,7 +59,7 @@ def run(params: Params) -> None:
     dev = list(evaluation_batches("dev", next(iter(settings.shares)), params.evaluate.batch_size))
     key = {"train": settings.model_dump(), "backbones": pins(), "data": index.digest()}
     checkpoints = Checkpoints(key)
-    collator = Collator(model, processor, _frame_cache(settings, index, sizes, model))
+    collator = Collator(model, processor, _frame_cache(key, settings, index, sizes, model))
     Path(LOG).parent.mkdir(exist_ok=True)
     started = time.perf_counter()
     records: list[dict[str, float]] = []
@@ -119,8 +119,12 @@ def _set_switches(model: Any, settings: Train) -> None:
         model.audio_tower.compile(dynamic=True)
 
 
-def _frame_cache(settings: Train, index: Any, sizes: Any, model: Any) -> Any:
-    """The cache of encoder frames, where the settings leave it room and the corpus is seen more than once."""
+def _frame_cache(key: dict[str, Any], settings: Train, index: Any, sizes: Any, model: Any) -> Any:
+    """The cache of encoder frames, where the settings leave it room and the corpus is seen more than once.
+
+    It belongs to this run's settings and data alone: the last bits of a frame depend on the batch it was encoded
+    in, and the same commit is to give the same adapter whatever was trained before it.
+    """
     from blsp.training.checkpoint import scratch_folder
     from blsp.training.frames import FrameCache
 
@@ -128,14 +132,8 @@ def _frame_cache(settings: Train, index: Any, sizes: Any, model: Any) -> Any:
     seen_again = settings.steps * settings.batch_size > len(index)
     if not seen_again or FrameCache.bytes_needed(sizes.frames, width) > settings.encoder_cache_gib * 2**30:
         return None
-    key = (
-        pins()["speech"]["sha256"],
-        pins()["speech"]["revision"],
-        index.digest(),
-        settings.encoding,
-        settings.precision,
-    )
-    return FrameCache(scratch_folder() / "frames", key, index.table["id"].to_pylist(), sizes.frames, width)
+    ids = index.table["id"].to_pylist()
+    return FrameCache(scratch_folder() / "frames", [json.dumps(key, sort_keys=True)], ids, sizes.frames, width)
 
 
 def new_config(params: Params, audio_token_id: int) -> Any:
