@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,7 @@ class Stage:
     """Where micro-batches of mean utterances are rehearsed: the model of two configurations and the settings.
 
     `frames`, `spoken` and `written` are the mean utterance's encoder frames and LLM positions, heard and read.
+    `rehearse` gives the Rehearsal of a micro-batch of so many utterances; it takes seconds for an LLM of 7B.
     """
 
     def __init__(self, audio_config: Any, text_config: Any, settings: "Train", lengths: Lengths) -> None:
@@ -94,6 +96,7 @@ class Stage:
         around = lengths.prompt_tokens + lengths.response_tokens
         self.spoken = around + adapter_length(self.frames, settings.downsampling)
         self.written = around + lengths.transcript_tokens
+        self.rehearse = lru_cache(self._rehearse)
 
     def _build(self) -> BlspForConditionalGeneration:
         with FakeTensorMode() as self.fake:
@@ -108,26 +111,23 @@ class Stage:
                 parameter.grad = torch.zeros_like(parameter)  # there from the second micro-batch on: added to in place
             return model.train()
 
-    def rehearse(self, utterances: int) -> Rehearsal:
-        """What a micro-batch of so many mean utterances takes. Seconds for an LLM of 7B, whatever their number."""
+    def _rehearse(self, utterances: int) -> Rehearsal:
+        """What a micro-batch of so many mean utterances takes."""
         is_half = self.settings.precision == "bfloat16"
         needs_teacher = self.settings.objective == "kd" and self.settings.teacher == "live"
-        with self.fake, _Meter() as meter:
-            with torch.autocast("cpu", torch.bfloat16) if is_half else nullcontext():
-                with meter.phase("encoder"):
-                    frames = self._encode(utterances)
-                with meter.phase("student"):
-                    student = self._student(frames)
-                kept = meter.live_bytes
-                with meter.phase("teacher"):
-                    teacher = self._teacher(utterances) if needs_teacher else None
-                with meter.phase("loss"):
-                    loss = _Objective(self.model, self.settings, student, teacher)(self._batch(len(student)))
-                with meter.phase("backward"):
-                    loss.backward()
-        transient = {
-            phase: peak - (0 if phase == "encoder" else kept) for phase, peak in meter.peak_bytes.items()
-        }
+        with self.fake, _Meter() as meter, torch.autocast("cpu", torch.bfloat16) if is_half else nullcontext():
+            with meter.phase("encoder"):
+                frames = self._encode(utterances)
+            with meter.phase("student"):
+                student = self._student(frames)
+            kept = meter.live_bytes
+            with meter.phase("teacher"):
+                teacher = self._teacher(utterances) if needs_teacher else None
+            with meter.phase("loss"):
+                loss = _Objective(self.model, self.settings, student, teacher)(self._batch(len(student)))
+            with meter.phase("backward"):
+                loss.backward()
+        transient = {phase: peak - (0 if phase == "encoder" else kept) for phase, peak in meter.peak_bytes.items()}
         return Rehearsal(kept, transient, meter.flops)
 
     @torch.no_grad()
