@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="say what training will take: parameters, memory, largest micro-batch, hours",
         description="Says what `blsp train` would take with this params file, on GPUs of one kind: parameters and "
         "memory by part, the largest train.micro_batch_tokens that fits, steps, epochs and hours. It reads the "
-        "configurations that `blsp backbones` brought, and rehearses one micro-batch without weights: it takes seconds and no GPU.",
+        "configurations that `blsp backbones` brought, and rehearses one micro-batch without weights, in seconds and "
+        "without a GPU.",
         epilog="example: blsp estimate --gpu a100-80 --gpus 8",
     )
     estimating.add_argument("--gpu", choices=GPU_NAMES, default="h200", help="kind of device (default: %(default)s)")
