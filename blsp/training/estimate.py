@@ -1,5 +1,6 @@
 """What training will take, before a weight is there: parameters, memory, the largest micro-batch, hours."""
 
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ class Device:
     bfloat16_tflops: float
 
 
-# Peaks from NVIDIA's datasheets, which give bfloat16 with sparsity: dense is half of that. float32 is that of the
-# CUDA cores, since torch multiplies float32 matrices without TF32 unless it is told otherwise.
+# NVIDIA's own figures. Hopper's datasheets give bfloat16 with sparsity, 1,979: dense is half of that. float32 is that
+# of the CUDA cores, since torch multiplies float32 matrices without TF32 unless it is told otherwise.
 GPUS = {
     "h200": Device(139, 67, 989),  # H200 Tensor Core GPU datasheet, SXM
     "h100": Device(79, 67, 989),  # H100 Tensor Core GPU datasheet, SXM
@@ -63,8 +64,7 @@ class Estimate:
     @property
     def largest_budget(self) -> int:
         """The largest train.micro_batch_tokens that fits; 0 where none does."""
-        # Rounded up: the budget has to reach what so many utterances cost.
-        return -int(-self.largest_utterances * self.positions_per_utterance // 1)
+        return math.ceil(self.largest_utterances * self.positions_per_utterance)
 
 
 def estimate(
