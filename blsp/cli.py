@@ -19,7 +19,7 @@ STAGES = {
     "evaluate": ("blsp.evaluation.evaluate", "compare text, cascade, speech and untrained on every task"),
 }
 
-# Those of blsp.training.estimate, and this machine: named here so that --help need not import torch.
+# Those of blsp.estimate.estimate, and this machine: named here so that --help need not import torch.
 GPU_NAMES = ("h200", "h100", "a100-80", "a100-40", "l40s", "rtx4090", "cpu")
 
 
@@ -98,7 +98,7 @@ def _estimate(params: Params, gpu: str, gpus: int, utilisation: float) -> None:
     from pathlib import Path
 
     from blsp.backbones import pins
-    from blsp.data.lengths import mean_lengths
+    from blsp.estimate.lengths import mean_lengths
 
     folders = {part: Path(pin["name"]) for part, pin in pins().items()}
     for folder in folders.values():
@@ -106,8 +106,8 @@ def _estimate(params: Params, gpu: str, gpus: int, utilisation: float) -> None:
             raise BlspError(f"{folder} has no config.json; run `blsp backbones` first")
     from transformers import AutoConfig
 
-    from blsp.training.estimate import GPUS, USABLE_SHARE, estimate, table, this_cpu
-    from blsp.training.rehearsal import Lengths
+    from blsp.estimate.estimate import GPUS, USABLE_SHARE, estimate, table, this_cpu
+    from blsp.estimate.rehearsal import Lengths
 
     lengths = mean_lengths(params.train.shares)
     device = this_cpu() if gpu == "cpu" else GPUS[gpu]

@@ -53,6 +53,6 @@ def test_estimate_refuses_what_cannot_be(wrong, capsys):
 
 
 def test_every_gpu_can_be_named():
-    from blsp.training.estimate import GPUS
+    from blsp.estimate.estimate import GPUS
 
     assert {*GPUS, "cpu"} == set(GPU_NAMES)

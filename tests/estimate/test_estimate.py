@@ -8,10 +8,10 @@ from transformers import LlamaConfig, WhisperConfig
 
 from blsp.model import BlspConfig, BlspForConditionalGeneration, decoding
 from blsp.params import load_params
-from blsp.training.estimate import GIB, USABLE_SHARE, Device, estimate, table
+from blsp.estimate.estimate import GIB, USABLE_SHARE, Device, estimate, table
 from blsp.training.examples import Batch, Prompted
 from blsp.training.objective import AlignmentObjective
-from blsp.training.rehearsal import Lengths, Stage
+from blsp.estimate.rehearsal import Lengths, Stage
 from tests.trained import PARAMS
 
 WHISPER_SMALL = WhisperConfig(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from blsp.training.rehearsal import Lengths, Rehearsal, Stage
+from blsp.estimate.rehearsal import Lengths, Rehearsal, Stage
 
 if TYPE_CHECKING:
     from blsp.params import Train
