@@ -17,7 +17,7 @@ import anyio
 from flows.dvc_graph import Stage
 
 TAIL_LINES = 20  # lines of a failed stage that its message keeps
-INTERRUPT_GRACE_S = 5.0  # s a cancelled stage gets to end by itself
+INTERRUPT_GRACE_S = 15.0  # s a cancelled stage gets to end by itself
 
 # Whoever starts the group holds the other end of its stdin; when that process dies, however it dies, `read`
 # returns and the group goes with it. The watcher also keeps the group's number from being given to others.

@@ -56,7 +56,6 @@ class SplitIndex:
         written = self.table[behaviour][row].as_py()
         return Example(
             id=self.table["id"][row].as_py(),
-            row=row,
             num_samples=self.table["num_samples"][row].as_py(),
             load_samples=lambda: self.load_samples(row),
             transcript=written["transcript"],

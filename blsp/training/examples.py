@@ -22,13 +22,12 @@ class Example:
     """One utterance and what the LLM wrote from its transcript.
 
     `load_samples` gives its audio, float32 mono (N,) with N `num_samples`, and is called only when it is wanted;
-    `row` is its place in the split. `response_ids` ends with the end token only where the LLM itself stopped, so
+    `response_ids` ends with the end token only where the LLM itself stopped, so
     that no end is learned from text that was cut. `top_ids` and `top_logprobs`, where they were stored, are the
     LLM's most likely tokens (response, K) at each place of the response and their log-probabilities.
     """
 
     id: str
-    row: int
     num_samples: int
     load_samples: Callable[[], np.ndarray]
     transcript: str
@@ -126,7 +125,7 @@ class Collator:
         )
 
     def _frames(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-        cached = [self.cache.get(e.row) if self.cache else None for e in examples]
+        cached = [self.cache.get(e.id) if self.cache else None for e in examples]
         missing = [e for e, frames in zip(examples, cached, strict=True) if frames is None]
         fresh: list[torch.Tensor] = []
         if missing:
@@ -135,7 +134,7 @@ class Collator:
             fresh = [clip[:count] for clip, count in zip(frames, counts.tolist(), strict=True)]
             if self.cache:
                 for example, clip in zip(missing, fresh, strict=True):
-                    self.cache.put(example.row, clip)
+                    self.cache.put(example.id, clip)
         unseen = iter(fresh)
         clips = [next(unseen) if known is None else known.to(self.model.device) for known in cached]
         lengths = torch.tensor([len(clip) for clip in clips], device=self.model.device)

@@ -13,14 +13,17 @@ import torch
 
 
 class FrameCache:
-    """The encoder frames of a split's utterances, in one file of fixed places; processes may share it.
+    """The encoder frames of these utterances, in one file of fixed places; processes may share it.
 
-    `key` names all that the frames depend on: encoder, audio and how it is encoded. A row counts as present when
-    its checksum holds, so that a writer killed at any moment leaves nothing that is taken for whole.
+    `key` names all that the frames depend on: encoder, audio and how it is encoded. An utterance counts as present
+    when its checksum holds, so that a writer killed at any moment leaves nothing that is taken for whole.
     """
 
-    def __init__(self, folder: str | Path, key: Sequence[object], frame_counts: np.ndarray, width: int) -> None:
-        name = hashlib.sha256(repr([*key, frame_counts.tolist(), width]).encode()).hexdigest()[:24]
+    def __init__(
+        self, folder: str | Path, key: Sequence[object], ids: Sequence[str], frame_counts: np.ndarray, width: int
+    ) -> None:
+        self.rows = {id_: row for row, id_ in enumerate(ids)}
+        name = hashlib.sha256(repr([*key, *ids, frame_counts.tolist(), width]).encode()).hexdigest()[:24]
         place = Path(folder) / name
         place.mkdir(parents=True, exist_ok=True)
         self.width = width
@@ -33,21 +36,25 @@ class FrameCache:
         """What the cache of such utterances takes on disk."""
         return int(frame_counts.sum()) * width * 4 + len(frame_counts) * 4
 
-    def get(self, row: int) -> torch.Tensor | None:
-        """The frames (S, E) of the utterance, None where they are not there yet."""
-        start, end = self.starts[row] * self.width, self.starts[row + 1] * self.width
-        values = self._frames[start:end]
-        expected = int(self._checksums[row])
+    def get(self, id_: str) -> torch.Tensor | None:
+        """The frames (S, E) of the utterance, None where they are not there yet, or never will be."""
+        if id_ not in self.rows:
+            return None
+        values, expected = self._frames[self._place(id_)], int(self._checksums[self.rows[id_]])
         if expected == 0 or expected != _checksum(values):
             return None
         return torch.from_numpy(np.array(values)).view(-1, self.width)
 
-    def put(self, row: int, frames: torch.Tensor) -> None:
-        """Nothing; the frames (S, E) are kept. They are of the length that was told at the start."""
-        values = frames.float().cpu().numpy().reshape(-1)
-        start, end = self.starts[row] * self.width, self.starts[row + 1] * self.width
-        self._frames[start:end] = values
-        self._checksums[row] = _checksum(values)
+    def put(self, id_: str, frames: torch.Tensor) -> None:
+        """Nothing; the frames (S, E) are kept, if the utterance is one of those told at the start."""
+        if id_ in self.rows:
+            values = frames.float().cpu().numpy().reshape(-1)
+            self._frames[self._place(id_)] = values
+            self._checksums[self.rows[id_]] = _checksum(values)
+
+    def _place(self, id_: str) -> slice:
+        row = self.rows[id_]
+        return slice(self.starts[row] * self.width, self.starts[row + 1] * self.width)
 
 
 def _checksum(values: np.ndarray) -> int:

@@ -10,8 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-POOL_BATCHES = 64  # batches that are sorted by length together: enough for little padding, few enough for variety
-BAND_BATCHES = 2  # of similar audio, that are sorted by their text: measured, see benchmarks/LOG.md
+POOL_BATCHES = 32  # batches sorted by length together: enough for little padding, few enough for variety
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +66,12 @@ class Plan:
         rng = np.random.default_rng([self.seed, epoch])
         drawn = (rng.random(len(self.rows)) >= self._thresholds).sum(0).clip(max=len(self.behaviours) - 1)
         frames = self.sizes.frames[self.rows]
-        positions = np.stack([self.sizes.positions[name][self.rows] for name in self.behaviours])
-        positions = np.take_along_axis(positions, drawn[None], axis=0)[0]
         shuffled = rng.permutation(len(self.rows))
         batches: list[np.ndarray] = []
         for start in range(0, len(shuffled), POOL_BATCHES * self.batch_size):
             pool = shuffled[start : start + POOL_BATCHES * self.batch_size]
-            batches += _similar(pool, frames, positions, self.batch_size)
+            pool = pool[np.argsort(frames[pool], kind="stable")]
+            batches += [pool[at : at + self.batch_size] for at in range(0, len(pool), self.batch_size)]
         return [batches[number] for number in rng.permutation(len(batches))], drawn
 
     def micro_batches(self, choices: Sequence[Choice], budget: float, processes: int) -> list[list[list[Choice]]]:
@@ -97,14 +95,3 @@ class Plan:
         frames = max(self.sizes.frames[choice.row] for choice in choices)
         positions = max(self.sizes.positions[choice.behaviour][choice.row] for choice in choices)
         return len(choices) * float(frames * self.sizes.frame_cost + positions)
-
-
-def _similar(pool: np.ndarray, frames: np.ndarray, positions: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """The pool cut into batches of similar audio and, within bands of those, of similar text."""
-    by_audio = pool[np.argsort(frames[pool], kind="stable")]
-    batches = []
-    for start in range(0, len(by_audio), BAND_BATCHES * batch_size):
-        band = by_audio[start : start + BAND_BATCHES * batch_size]
-        by_text = band[np.argsort(positions[band], kind="stable")]
-        batches += [by_text[at : at + batch_size] for at in range(0, len(by_text), batch_size)]
-    return batches

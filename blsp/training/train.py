@@ -135,7 +135,7 @@ def _frame_cache(settings: Train, index: Any, sizes: Any, model: Any) -> Any:
         settings.encoding,
         settings.precision,
     )
-    return FrameCache(scratch_folder() / "frames", key, sizes.frames, width)
+    return FrameCache(scratch_folder() / "frames", key, index.table["id"].to_pylist(), sizes.frames, width)
 
 
 def new_config(params: Params, audio_token_id: int) -> Any:

@@ -18,7 +18,6 @@ def examples(clips, tokenizer):
     return [
         Example(
             id=f"u{row}",
-            row=row,
             num_samples=len(clip),
             load_samples=lambda clip=clip: clip,
             transcript=text,
