@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from blsp.errors import BlspError
-from blsp.params import PARAMS_FILE, load_params
+from blsp.params import PARAMS_FILE, Params, load_params
 
 STAGES = {
     "backbones": ("blsp.backbones", "resolve the two frozen models (or train the miniature's)"),
@@ -18,6 +18,9 @@ STAGES = {
     "train": ("blsp.training.train", "train the adapter"),
     "evaluate": ("blsp.evaluation.evaluate", "compare text, cascade, speech and untrained on every task"),
 }
+
+# Those of blsp.estimate.estimate, and this machine: named here so that --help need not import torch.
+GPU_NAMES = ("h200", "h100", "a100-80", "a100-40", "l40s", "rtx4090", "cpu")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,6 +47,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     exporting.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="of all weights (default: the LLM's own)"
     )
+    estimating = commands.add_parser(
+        "estimate",
+        help="say what training will take: parameters, memory, largest micro-batch, hours",
+        description="Says what `blsp train` would take with this params file, on GPUs of one kind: parameters and "
+        "memory by part, the largest train.micro_batch_tokens that fits, steps, epochs and hours. It reads the "
+        "configurations that `blsp backbones` brought, and rehearses one micro-batch without weights, in seconds and "
+        "without a GPU.",
+        epilog="example: blsp estimate --gpu a100-80 --gpus 8",
+    )
+    estimating.add_argument("--gpu", choices=GPU_NAMES, default="h200", help="kind of device (default: %(default)s)")
+    estimating.add_argument("--gpus", type=_count, default=1, metavar="N", help="how many (default: %(default)s)")
+    estimating.add_argument(
+        "--utilisation",
+        type=_share,
+        default=0.4,
+        metavar="SHARE",
+        help="share of a device's peak that training reaches, for the hours (default: %(default)s)",
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
@@ -59,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             run_id = tracking.sync(params)
             print(f"MLflow run {run_id}" if run_id else "nothing recorded: BLSP_TRACKING=off")
+        elif options.stage == "estimate":
+            _estimate(params, options.gpu, options.gpus, options.utilisation)
         else:
             # Weights load in seconds; the stages show progress of their own.
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -68,3 +91,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"blsp {options.stage}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _estimate(params: Params, gpu: str, gpus: int, utilisation: float) -> None:
+    """Nothing; what training will take is printed, and what was assumed."""
+    from pathlib import Path
+
+    from blsp.backbones import pins
+    from blsp.estimate.lengths import mean_lengths
+
+    folders = {part: Path(pin["name"]) for part, pin in pins().items()}
+    for folder in folders.values():
+        if not (folder / "config.json").is_file():
+            raise BlspError(f"{folder} has no config.json; run `blsp backbones` first")
+    from transformers import AutoConfig
+
+    from blsp.estimate.estimate import GPUS, USABLE_SHARE, estimate, table, this_cpu
+    from blsp.estimate.rehearsal import Lengths
+
+    lengths = mean_lengths(params.train.shares)
+    device = this_cpu() if gpu == "cpu" else GPUS[gpu]
+    found = estimate(
+        AutoConfig.from_pretrained(folders["speech"]),
+        AutoConfig.from_pretrained(folders["llm"]),
+        params.train,
+        Lengths(lengths.audio_s, lengths.prompt_tokens, lengths.transcript_tokens, lengths.response_tokens),
+        device,
+        gpus,
+        utilisation,
+    )
+    print(table(found, params.train, device, lengths.utterances))
+    tflops = device.bfloat16_tflops if params.train.precision == "bfloat16" else device.float32_tflops
+    measured = ", measured now" if gpu == "cpu" else ""
+    print("\nassumed:")
+    for line in (
+        f"{gpus:,} x {gpu}: {tflops:,.4g} TFLOP/s dense in {params.train.precision}{measured}, "
+        f"of which {utilisation:.0%} are reached",
+        *lengths.sources,
+        "every utterance of mean length, nothing padded, frames encoded in every epoch, no compilation",
+        f"{USABLE_SHARE:.0%} of the memory can be used; the time on dev and for loading is not counted",
+    ):
+        print(f"  {line}")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on; found {text}")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"must be a share above 0, at most 1; found {text}")
+    return share
