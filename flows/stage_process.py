@@ -88,6 +88,7 @@ async def _dvc(
         stderr=asyncio.subprocess.STDOUT,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         start_new_session=True,
+        preexec_fn=_heed_interrupts,
     )
     output = _Output(0, deque(maxlen=TAIL_LINES))
     try:
@@ -106,6 +107,11 @@ async def _dvc(
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.shield(ending)
     return output
+
+
+def _heed_interrupts() -> None:
+    """What runs in the background, as workers do, may ignore SIGINT, and hands that down to its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 async def _lines(process: asyncio.subprocess.Process) -> AsyncIterator[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from blsp.cli import GPU_NAMES, main
+from blsp.params import load_params
 from tests.trained import PARAMS
 
 ESTIMATE = ["--params", str(PARAMS), "estimate"]
@@ -36,7 +37,8 @@ def test_estimate_reads_the_reports(resolved, capsys):
     printed = capsys.readouterr().out
     assert "2.5 s of audio an utterance (reports/corpus.json)" in printed
     assert "19 tokens a response (reports/continuations.json)" in printed  # 0.9 of 20 and 0.1 of 10
-    assert "16.00 of 1,440 utterances" in printed  # 480 steps of 48
+    train = load_params(PARAMS).train
+    assert f"{train.steps * train.batch_size / 1440:.2f} of 1,440 utterances" in printed
 
 
 def test_estimate_before_the_backbones_says_what_to_run(tmp_path, monkeypatch, capsys):

@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, WhisperConfig
 
+from blsp.estimate.estimate import GIB, USABLE_SHARE, Device, estimate, table
+from blsp.estimate.rehearsal import Lengths, Stage
 from blsp.model import BlspConfig, BlspForConditionalGeneration, decoding
 from blsp.params import load_params
-from blsp.estimate.estimate import GIB, USABLE_SHARE, Device, estimate, table
 from blsp.training.examples import Batch, Prompted
 from blsp.training.objective import AlignmentObjective
-from blsp.estimate.rehearsal import Lengths, Stage
 from tests.trained import PARAMS
 
 WHISPER_SMALL = WhisperConfig(

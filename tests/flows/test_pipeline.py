@@ -229,7 +229,8 @@ def test_killed_flow_takes_its_stage_along_and_leaves_no_lock(project: Path) -> 
     assert not any(json.loads(Path(".dvc/tmp/rwlock").read_text()).values())
 
 
-def test_cancelled_flow_stops_its_stage(project: Path) -> None:
+@pytest.mark.parametrize("interrupts", [signal.default_int_handler, signal.SIG_IGN])  # in front, in the background
+def test_cancelled_flow_stops_its_stage(project: Path, interrupts: Any) -> None:
     write_params(b={"x": 2, "hang_once": True})
 
     async def cancel_once_b_runs() -> None:
@@ -240,8 +241,12 @@ def test_cancelled_flow_stops_its_stage(project: Path) -> None:
         running.cancel()
         await running
 
-    with pytest.raises(asyncio.CancelledError):
-        asyncio.run(cancel_once_b_runs())
+    before = signal.signal(signal.SIGINT, interrupts)
+    try:
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(cancel_once_b_runs())
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert processes_here() == []
     assert not any(json.loads(Path(".dvc/tmp/rwlock").read_text()).values())  # interrupted, not killed
 
