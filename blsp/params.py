@@ -166,6 +166,8 @@ class Train(Record):
     precision: Literal["float32", "bfloat16"]
     gradient_checkpointing: bool
     compile: bool
+    shard_llm: bool
+    workers: Annotated[int, Field(ge=0)]
     encoder_cache_gib: NonNegative
     checkpoint_every: Count
     lr: Positive

@@ -6,10 +6,10 @@ Axes: B answers, L tokens, N tokens of all answers, K most likely tokens.
 from collections.abc import Sequence
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from blsp.model.decoding import Answer, chunk_rows, logits_of
+from blsp.model.responses import prompted
 
 
 @torch.inference_mode()
@@ -20,15 +20,9 @@ def top_logprobs(
 
     They are those of the plain distribution at temperature 1, computed in one forward over prompt and answer.
     """
-    rows = [torch.tensor([*prompt, *a.token_ids]) for prompt, a in zip(prompt_ids, answers, strict=True)]
-    ids = pad_sequence(rows, batch_first=True).to(model.device)
-    lengths = torch.tensor([len(row) for row in rows])
-    starts = torch.tensor([len(prompt) for prompt in prompt_ids])
-    at = torch.arange(ids.shape[1])
-    predicts = (at >= starts[:, None] - 1) & (at < lengths[:, None] - 1)
-    mask = (at < lengths[:, None]).long().to(model.device)
-    output = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-    states = output.last_hidden_state[predicts.to(model.device)]
+    read = prompted(prompt_ids, [a.token_ids for a in answers])
+    ids, mask, predicts = (tensor.to(model.device) for tensor in (read.ids, read.mask, read.predicts))
+    states = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[predicts]
     top = [logits_of(model, chunk).float().log_softmax(-1).topk(k) for chunk in states.split(chunk_rows(model))]
     counts = [len(a.token_ids) for a in answers]
     top_ids = torch.cat([chunk.indices for chunk in top]).cpu().split(counts)

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from blsp.data.shards import CONTINUATIONS_DIR, CORPUS_DIR, Shard, iter_shards, read_field
 from blsp.errors import BlspError
+from blsp.files import sha256_of
 from blsp.training.examples import Example
 
 _SPOKEN = {"id": pa.string(), "transcript": pa.string(), "num_samples": pa.int64()}
@@ -87,6 +88,10 @@ class SplitIndex:
 
     def _at(self, column: str, row: int) -> Any:
         return self.table[column][row].as_py()
+
+    def audio_digest(self) -> str:
+        """A SHA-256 of the audio: of the shards' recordings, in order."""
+        return hashlib.sha256("".join(map(sha256_of, self.recordings)).encode()).hexdigest()
 
     def digest(self) -> str:
         """A SHA-256 of all that is indexed; the audio itself counts by its place and size in the shards."""

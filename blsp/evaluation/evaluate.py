@@ -103,12 +103,12 @@ def alignment(model: Any, processor: Any, params: Params, resampling: Resampling
     from blsp.training.objective import AlignmentObjective
 
     behaviour = next(iter(params.train.shares))
-    collator, objective = Collator(model, processor), AlignmentObjective(model)
+    collator, objective = Collator(processor), AlignmentObjective(model)
     kl: list[float] = []
     agreement: list[float] = []
     tokens: list[float] = []
     for examples in evaluation_batches("test", behaviour, params.evaluate.batch_size):
-        gap = objective.divergence(collator(examples))
+        gap = objective.divergence(collator(examples).to(model.device))
         kl, agreement = kl + gap.kl.tolist(), agreement + gap.agreement.tolist()
         tokens += gap.tokens.tolist()
     return {

@@ -5,7 +5,7 @@
 
 Scratch lies outside the workspace (BLSP_SCRATCH, or the user's cache folder): DVC removes the outputs of a stage
 that failed, and runners clone into temporary folders. The key names settings and data, so that a run never goes
-on from another's checkpoint.
+on from another's checkpoint. The main process writes and reads; the others are told, wherever they run.
 """
 
 import hashlib
@@ -18,22 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 
 from blsp.errors import BlspError
 from blsp.files import replace_dir, write_json
 
 SCRATCH_VARIABLE = "BLSP_SCRATCH"
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
 
 
 def scratch_folder() -> Path:
@@ -59,15 +53,14 @@ class Checkpoints:
         name = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:24]
         self.folder = (scratch or scratch_folder()) / "train" / name
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, is_main: bool) -> None:
-        """Nothing; the run can go on from here. Every process takes part, the main one writes.
+    def save(self, adapter: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+        """Nothing; the run can go on from here.
 
         Raises BlspError where the disk does not take it; the checkpoint before it then still counts.
         """
-        adapter: dict[str, Any] = get_model_state_dict(model, options=_WHOLE)
-        state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_WHOLE)
-        if not is_main:
+        if not PartialState().is_main_process:
             return
+        state = optimizer.state_dict()
         tensors = {
             f"{parameter}/{name}": value.contiguous()
             for parameter, moments in state["state"].items()
@@ -76,7 +69,7 @@ class Checkpoints:
         tensors["rng"] = torch.get_rng_state()
         try:
             with replace_dir(self.folder / f"step-{progress.step:08d}") as folder:
-                save_file({name: value.contiguous() for name, value in adapter.items()}, folder / "adapter.safetensors")
+                save_file(_contiguous(adapter.state_dict()), folder / "adapter.safetensors")
                 save_file(tensors, folder / "optimizer.safetensors")
                 write_json(folder / "state.json", {**vars(progress), "param_groups": state["param_groups"]})
         except (OSError, SafetensorError) as error:
@@ -90,29 +83,34 @@ class Checkpoints:
     def _complete(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
-        """How far the run was, with model and optimiser as they were then; None where there is no checkpoint."""
+    def load(self, adapter: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
+        """How far the run was, with adapter and optimiser as they were then; None where there is no checkpoint."""
+        saved = [self._read() if PartialState().is_main_process else None]
+        broadcast_object_list(saved)
+        if saved[0] is None:
+            return None
+        state, weights, tensors = saved[0]
+        torch.set_rng_state(tensors.pop("rng"))
+        adapter.load_state_dict(weights)
+        moments: dict[int, Any] = {}
+        for name, tensor in tensors.items():
+            parameter, _, moment = name.partition("/")
+            moments.setdefault(int(parameter), {})[moment] = tensor
+        optimizer.load_state_dict({"state": moments, "param_groups": state.pop("param_groups")})
+        return Progress(**state)
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, torch.Tensor]] | None:
+        """The last checkpoint: its state, the adapter's tensors and the optimiser's."""
         if not (complete := self._complete()):
             return None
         folder = complete[-1]
-        saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "optimizer.safetensors")
-        torch.set_rng_state(tensors.pop("rng"))
-        options = StateDictOptions(full_state_dict=True, strict=False)
-        adapter: dict[str, Any] = load_file(folder / "adapter.safetensors")
-        set_model_state_dict(model, adapter, options=options)
-        moments: dict[str, Any] = {}
-        for name, tensor in tensors.items():
-            parameter, _, moment = name.rpartition("/")
-            moments.setdefault(parameter, {})[moment] = tensor
-        state: dict[str, Any] = {"state": moments, "param_groups": saved.pop("param_groups")}
-        set_optimizer_state_dict(model, optimizer, state, options=StateDictOptions(full_state_dict=True))
-        return Progress(**saved)
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        return state, load_file(folder / "adapter.safetensors"), load_file(folder / "optimizer.safetensors")
 
     def keep_best(self, adapter: Mapping[str, torch.Tensor]) -> None:
         """Nothing; these are the best adapter's tensors."""
         with replace_dir(self.folder / "best") as folder:
-            save_file({name: value.contiguous() for name, value in adapter.items()}, folder / "model.safetensors")
+            save_file(_contiguous(adapter), folder / "model.safetensors")
 
     def best(self) -> dict[str, torch.Tensor] | None:
         """The best adapter's tensors, None where dev was never measured."""
@@ -122,3 +120,7 @@ class Checkpoints:
     def clear(self) -> None:
         """Nothing; the run is done and its checkpoints are gone."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}

@@ -1,19 +1,20 @@
 """From utterances to the two forwards of one step: the LLM reading the transcript, the LLM hearing the speech.
 
-Axes: B utterances, S encoder frames, E encoder width, L tokens, N tokens to predict in the batch, K most likely
-tokens kept of the teacher's distribution.
+Axes: B utterances, M mel bins, T mel frames, S encoder frames, E encoder width, L tokens, N tokens to predict in the
+batch, K most likely tokens kept of the teacher's distribution.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from blsp.model.chat import AUDIO_TOKEN, build_prompt
-from blsp.model.modeling import BlspForConditionalGeneration
 from blsp.model.processing import BlspProcessor
+from blsp.model.responses import Prompted, prompted
 from blsp.training.frames import FrameCache
 
 
@@ -38,26 +39,15 @@ class Example:
 
 
 @dataclass(frozen=True, eq=False)
-class Prompted:
-    """Prompts with their responses, padded on the right, and where the response's tokens are predicted.
-
-    4 5 6 7 8 9 .     ids (B, L): the prompt 4 5 6, the response 7 8 9, `.` is padding
-        ^ ^ ^         predicts (B, L): the logits at these positions are for 7, 8, 9
-    """
-
-    ids: torch.Tensor
-    mask: torch.Tensor
-    predicts: torch.Tensor
-
-
-@dataclass(frozen=True, eq=False)
 class Batch:
-    """The same responses after written and after spoken prompts, on the model's device.
+    """The same responses after written and after spoken prompts.
 
+    `audio` is what the encoder still has to hear, as `BlspForConditionalGeneration.encode_audio` takes it:
+    input_features (B, M, T) and input_features_mask (B, T); or, where all were known, its frames (B, S, E) and
+    their counts (B,), as it gives them.
     `targets` (N,) are the tokens to predict, utterance after utterance, and `utterance` (N,) says whose each is;
-    `top_ids` and `top_logprobs` (N, K) are the stored teacher's, where there is one. `frames` (B, S, E) and
-    `frame_counts` (B,) are the encoder's; `real` and `padded` count its work in LLM positions, without and with
-    padding.
+    `top_ids` and `top_logprobs` (N, K) are the stored teacher's, where there is one. `real` and `padded` count the
+    work of encoder and LLM in positions, without and with padding.
     """
 
     ids: list[str]
@@ -67,20 +57,21 @@ class Batch:
     utterance: torch.Tensor
     top_ids: torch.Tensor | None
     top_logprobs: torch.Tensor | None
-    frames: torch.Tensor
-    frame_counts: torch.Tensor
+    audio: Mapping[str, torch.Tensor]
     audio_s: float
     real: int
     padded: int
 
+    def to(self, device: torch.device) -> Self:
+        """This batch on a device."""
+        return _moved(self, device)
+
 
 class Collator:
-    """Makes batches on the model's device. Frames of the frozen encoder are looked up in `cache` first."""
+    """Makes batches, on the CPU. Encoder frames are looked up in `cache`; what is not there is left to encode."""
 
-    def __init__(
-        self, model: BlspForConditionalGeneration, processor: BlspProcessor, cache: FrameCache | None = None
-    ) -> None:
-        self.model, self.processor, self.cache = model, processor, cache
+    def __init__(self, processor: BlspProcessor, cache: FrameCache | None = None) -> None:
+        self.processor, self.cache = processor, cache
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """One batch of these examples, in their order."""
@@ -91,64 +82,48 @@ class Collator:
             placeholder = processor.audio_token * processor.audio_token_count(example.num_samples)
             prompt = build_prompt(processor.tokenizer, example.instruction, AUDIO_TOKEN)
             speech.append(prompt.replace(AUDIO_TOKEN, placeholder))
-        frames, counts = self._frames(examples)
-        device = self.model.device
         lengths = torch.tensor([len(e.response_ids) for e in examples])
         written, spoken = self._prompted(texts, examples), self._prompted(speech, examples)
+        frames = [processor.frame_count(e.num_samples) for e in examples]
         return Batch(
             ids=[e.id for e in examples],
             written=written,
             spoken=spoken,
-            targets=torch.tensor([token for e in examples for token in e.response_ids], device=device),
-            utterance=torch.repeat_interleave(torch.arange(len(examples)), lengths).to(device),
-            top_ids=_stacked([e.top_ids for e in examples], torch.long, device),
-            top_logprobs=_stacked([e.top_logprobs for e in examples], torch.float32, device),
-            frames=frames,
-            frame_counts=counts,
+            targets=torch.tensor([token for e in examples for token in e.response_ids]),
+            utterance=torch.repeat_interleave(torch.arange(len(examples)), lengths),
+            top_ids=_stacked([e.top_ids for e in examples], torch.long),
+            top_logprobs=_stacked([e.top_logprobs for e in examples], torch.float32),
+            audio=self._audio(examples),
             audio_s=sum(e.num_samples for e in examples) / processor.feature_extractor.sampling_rate,
-            real=int(spoken.mask.sum()) + int(counts.sum()),
-            padded=spoken.mask.numel() + frames.shape[0] * frames.shape[1],
+            real=int(spoken.mask.sum()) + sum(frames),
+            padded=spoken.mask.numel() + len(frames) * max(frames),
         )
 
     def _prompted(self, prompts: list[str], examples: Sequence[Example]) -> Prompted:
-        encoded = self.processor.tokenizer(prompts, add_special_tokens=False).input_ids
-        rows = [[*prompt, *e.response_ids] for prompt, e in zip(encoded, examples, strict=True)]
-        longest = max(map(len, rows))
-        predicts = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for row, (prompt, ids) in enumerate(zip(encoded, rows, strict=True)):
-            predicts[row, len(prompt) - 1 : len(ids) - 1] = True
-        device = self.model.device
-        return Prompted(
-            ids=_right_padded(rows).to(device),
-            mask=_right_padded([[1] * len(ids) for ids in rows]).to(device),
-            predicts=predicts.to(device),
-        )
+        ids = self.processor.tokenizer(prompts, add_special_tokens=False).input_ids
+        return prompted(ids, [e.response_ids for e in examples])
 
-    def _frames(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-        cached = [self.cache.get(e.id) if self.cache else None for e in examples]
-        missing = [e for e, frames in zip(examples, cached, strict=True) if frames is None]
-        fresh: list[torch.Tensor] = []
-        if missing:
-            features = self.processor.features([e.load_samples() for e in missing])
-            frames, counts = self.model.encode_audio(**features)
-            fresh = [clip[:count] for clip, count in zip(frames, counts.tolist(), strict=True)]
-            if self.cache:
-                for example, clip in zip(missing, fresh, strict=True):
-                    self.cache.put(example.id, clip)
-        unseen = iter(fresh)
-        clips = [next(unseen) if known is None else known.to(self.model.device) for known in cached]
-        lengths = torch.tensor([len(clip) for clip in clips], device=self.model.device)
-        return pad_sequence(clips, batch_first=True), lengths
+    def _audio(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        known = [self.cache.get(e.id) for e in examples] if self.cache else [None]
+        clips = [frames for frames in known if frames is not None]
+        if len(clips) < len(known):
+            return self.processor.features([e.load_samples() for e in examples])
+        return {"frames": pad_sequence(clips, batch_first=True), "counts": torch.tensor([len(clip) for clip in clips])}
 
 
-def _right_padded(rows: list[list[int]]) -> torch.Tensor:
-    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+def _moved(value: Any, device: torch.device) -> Any:
+    """The value with all tensors in it on a device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {name: _moved(part, device) for name, part in value.items()}
+    if isinstance(value, Batch | Prompted):
+        return type(value)(**{field.name: _moved(getattr(value, field.name), device) for field in fields(value)})
+    return value
 
 
-def _stacked(
-    rows: Sequence[Sequence[Sequence[float]] | None], dtype: torch.dtype, device: torch.device
-) -> torch.Tensor | None:
+def _stacked(rows: Sequence[Sequence[Sequence[float]] | None], dtype: torch.dtype) -> torch.Tensor | None:
     """All rows (response, K) one below the other (N, K); None where any is missing."""
     if any(row is None for row in rows):
         return None
-    return torch.cat([torch.tensor(row, dtype=dtype) for row in rows]).to(device)
+    return torch.cat([torch.tensor(row, dtype=dtype) for row in rows])

@@ -4,12 +4,23 @@ Axes: R utterances of the split, S encoder frames of one, E encoder width.
 """
 
 import hashlib
+import os
+import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from tqdm import tqdm
+
+from blsp.errors import BlspError
+from blsp.model.modeling import BlspForConditionalGeneration
+from blsp.model.processing import BlspProcessor
+from blsp.training.sharding import processes_per_machine
+
+BATCH_FRAMES = 8192  # encoder frames encoded at once, padding counted
 
 
 class FrameCache:
@@ -24,12 +35,13 @@ class FrameCache:
     ) -> None:
         self.rows = {id_: row for row, id_ in enumerate(ids)}
         name = hashlib.sha256(repr([*key, *ids, frame_counts.tolist(), width]).encode()).hexdigest()[:24]
-        place = Path(folder) / name
-        place.mkdir(parents=True, exist_ok=True)
-        self.width = width
+        self.place = Path(folder) / name
+        self.place.mkdir(parents=True, exist_ok=True)
+        self.place.touch()  # when it was last wanted
+        self.width, self.frame_counts = width, frame_counts
         self.starts = np.concatenate([[0], np.cumsum(frame_counts)])
-        self._frames = _file(place / "frames.f32", np.float32, int(self.starts[-1]) * width)
-        self._checksums = _file(place / "checksums.u32", np.uint32, len(frame_counts))
+        self._frames = _file(self.place / "frames.f32", np.float32, int(self.starts[-1]) * width)
+        self._checksums = _file(self.place / "checksums.u32", np.uint32, len(frame_counts))
 
     @staticmethod
     def bytes_needed(frame_counts: np.ndarray, width: int) -> int:
@@ -38,23 +50,66 @@ class FrameCache:
 
     def get(self, id_: str) -> torch.Tensor | None:
         """The frames (S, E) of the utterance, None where they are not there yet, or never will be."""
-        if id_ not in self.rows:
-            return None
-        values, expected = self._frames[self._place(id_)], int(self._checksums[self.rows[id_]])
-        if expected == 0 or expected != _checksum(values):
-            return None
-        return torch.from_numpy(np.array(values)).view(-1, self.width)
+        row = self.rows.get(id_)
+        return None if row is None or not self.has(row) else self._values(row)
 
-    def put(self, id_: str, frames: torch.Tensor) -> None:
-        """Nothing; the frames (S, E) are kept, if the utterance is one of those told at the start."""
-        if id_ in self.rows:
-            values = frames.float().cpu().numpy().reshape(-1)
-            self._frames[self._place(id_)] = values
-            self._checksums[self.rows[id_]] = _checksum(values)
+    def has(self, row: int) -> bool:
+        """Whether the frames of this row are there, and whole."""
+        expected = int(self._checksums[row])
+        return expected != 0 and expected == _checksum(self._frames[self._place(row)])
 
-    def _place(self, id_: str) -> slice:
-        row = self.rows[id_]
+    def put(self, row: int, frames: torch.Tensor) -> None:
+        """Nothing; the frames (S, E) of this row are kept."""
+        values = frames.float().cpu().numpy().reshape(-1)
+        self._frames[self._place(row)] = values
+        self._checksums[row] = _checksum(values)
+
+    def fill(
+        self, model: BlspForConditionalGeneration, processor: BlspProcessor, load_samples: Callable[[int], np.ndarray]
+    ) -> None:
+        """Nothing; every utterance's frames are there. The processes of a machine share the work.
+
+        Batches are the same whatever is there already and however many processes there are: the last bits of a
+        frame depend on the batch it was encoded in, and the frames of an utterance are to be the same ever after.
+        """
+        state = PartialState()
+        order = np.argsort(self.frame_counts, kind="stable")
+        batches = _batches(order, self.frame_counts, BATCH_FRAMES)
+        mine = batches[state.local_process_index :: processes_per_machine()]
+        stale = [batch for batch in mine if not all(self.has(row) for row in batch)]
+        for batch in tqdm(stale, desc="encode", unit="batch", mininterval=2, disable=not state.is_main_process):
+            frames, counts = model.encode_audio(**processor.features([load_samples(row) for row in batch]))
+            for row, clip, count in zip(batch, frames, counts.tolist(), strict=True):
+                self.put(row, clip[:count])
+        state.wait_for_everyone()
+
+    def make_room(self, limit_bytes: float) -> None:
+        """Nothing; other caches of the folder are removed, the longest unwanted first, until all are in the limit."""
+        others = sorted(
+            (place for place in self.place.parent.iterdir() if place != self.place),
+            key=lambda place: place.stat().st_mtime,
+        )
+        used = {place: sum(file.stat().st_size for file in place.iterdir()) for place in [self.place, *others]}
+        for place in others:
+            if sum(used.values()) > limit_bytes:
+                shutil.rmtree(place)
+                del used[place]
+
+    def _values(self, row: int) -> torch.Tensor:
+        return torch.from_numpy(np.array(self._frames[self._place(row)])).view(-1, self.width)
+
+    def _place(self, row: int) -> slice:
         return slice(self.starts[row] * self.width, self.starts[row + 1] * self.width)
+
+
+def _batches(order: np.ndarray, frame_counts: np.ndarray, budget: int) -> list[list[int]]:
+    """The rows in this order, shortest first, cut where their padded frames would be more than the budget."""
+    batches: list[list[int]] = []
+    for row in order.tolist():
+        if not batches or (len(batches[-1]) + 1) * frame_counts[row] > budget:
+            batches.append([])
+        batches[-1].append(row)
+    return batches
 
 
 def _checksum(values: np.ndarray) -> int:
@@ -62,7 +117,17 @@ def _checksum(values: np.ndarray) -> int:
 
 
 def _file(path: Path, dtype: type, length: int) -> np.memmap:
-    """A file of `length` numbers mapped into memory; sparse, so that it takes what was written."""
-    with path.open("ab") as stream:
-        stream.truncate(length * np.dtype(dtype).itemsize)
+    """A file of `length` numbers mapped into memory, with room taken for all: a write that found none would kill us.
+
+    Raises BlspError where there is no room.
+    """
+    length_bytes = length * np.dtype(dtype).itemsize
+    try:
+        with path.open("ab") as stream:
+            os.posix_fallocate(stream.fileno(), 0, length_bytes)
+    except OSError as error:
+        raise BlspError(
+            f"{path}: no room for encoder frames of {length_bytes / 2**30:.2f} GiB ({error.strerror}); make room, set "
+            "BLSP_SCRATCH to a folder that has some, or train.encoder_cache_gib to 0"
+        ) from None
     return np.memmap(path, dtype, "r+", shape=(length,))

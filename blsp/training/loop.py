@@ -5,18 +5,20 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from blsp.errors import BlspError
 from blsp.model.modeling import BlspForConditionalGeneration
 from blsp.training.checkpoint import Checkpoints, Progress
 from blsp.training.examples import Collator, Example
+from blsp.training.loader import Work, batches_ahead
 from blsp.training.objective import AlignmentObjective
 from blsp.training.plan import Choice, Plan
 
@@ -46,12 +48,12 @@ def train_adapter(
     accelerator = Accelerator(
         mixed_precision="bf16" if settings.precision == "bfloat16" else "no", cpu=not torch.accelerator.is_available()
     )
+    model.to(accelerator.device)
     adapter = model.multi_modal_projector
-    optimizer: Any = torch.optim.AdamW(_parameter_groups(adapter, settings.weight_decay), lr=settings.lr)
-    objective: Any = AlignmentObjective(model, settings.objective, settings.temperature, settings.teacher)
-    objective, optimizer = accelerator.prepare(objective, optimizer)
+    optimizer = torch.optim.AdamW(_parameter_groups(adapter, settings.weight_decay), lr=settings.lr)
+    objective = AlignmentObjective(model, settings.objective, settings.temperature, settings.teacher)
     model.train()
-    progress = checkpoints.load(objective, optimizer.optimizer) or Progress(0, [], None)
+    progress = checkpoints.load(adapter, optimizer) or Progress(0, [], None)
     if accelerator.is_main_process:
         for record in progress.records:
             log(int(record["step"]), {name: value for name, value in record.items() if name != "step"})
@@ -68,17 +70,14 @@ def train_adapter(
             disable=not accelerator.is_main_process,
         ) as bar,
     ):
-        for step in range(progress.step, settings.steps):
+        for work in batches_ahead(plan, example, collator, settings, progress.step):
             for group in optimizer.param_groups:
-                group["lr"] = settings.lr * rate_at(step, settings.warmup_steps, settings.steps)
-            choices = plan.batch(step)
-            loss, gradient_norm = _step(
-                objective, adapter, accelerator, collator, plan, example, choices, settings, meter
-            )
+                group["lr"] = settings.lr * rate_at(work.step, settings.warmup_steps, settings.steps)
+            loss, gradient_norm = _step(objective, adapter, accelerator, work, settings, meter)
             optimizer.step()
             optimizer.zero_grad()
             bar.update()
-            done = step + 1
+            done = work.step + 1
             measure = bool(dev) and (done % settings.validate_every == 0 or done == settings.steps)
             if measure or done % LOG_EVERY_STEPS == 0 or done == settings.steps:
                 rate = optimizer.param_groups[0]["lr"]
@@ -96,9 +95,7 @@ def train_adapter(
                 meter.restart()
             stopping = _any(stop.requested, accelerator)
             if stopping or done % settings.checkpoint_every == 0:
-                checkpoints.save(
-                    objective, optimizer.optimizer, Progress(done, records, best_kl), accelerator.is_main_process
-                )
+                checkpoints.save(adapter, optimizer, Progress(done, records, best_kl))
             if stopping:
                 raise BlspError(
                     f"train: stopped by SIGTERM after step {done} of {settings.steps}; run it again to go on"
@@ -108,63 +105,56 @@ def train_adapter(
 
 
 def _step(
-    objective: Any,
+    objective: AlignmentObjective,
     adapter: torch.nn.Module,
     accelerator: Accelerator,
-    collator: Collator,
-    plan: Plan,
-    example: Callable[[Choice], Example],
-    choices: list[Choice],
+    work: Work,
     settings: "Train",
     meter: "_Meter",
 ) -> tuple[float, float]:
     """The loss of a global batch and the gradient's norm; the gradients are there, the update is not yet made."""
-    targets = plan.target_count(choices)
-    mine = plan.micro_batches(choices, settings.micro_batch_tokens, accelerator.num_processes)
-    losses, ids = [], []
-    for number, micro in enumerate(pieces := mine[accelerator.process_index]):
-        # A process that has no utterance takes part with one that counts nothing: collectives need everyone.
-        batch = collator([example(choice) for choice in micro or choices[:1]])
-        is_last = number == len(pieces) - 1
-        with nullcontext() if is_last else accelerator.no_sync(objective):
-            # DDP averages gradients over processes; the loss is to be their sum over all targets.
-            share = (accelerator.num_processes if micro else 0) / targets
-            loss = objective(batch) * share
-            accelerator.backward(loss)
+    losses = []
+    for batch, counts in zip(work.batches, work.counts, strict=True):
+        with accelerator.autocast():
+            loss = objective(batch.to(accelerator.device)) * (counts / work.targets)
+        loss.backward()
         losses.append(loss.detach())
-        ids.append(batch.ids)
-        meter.count(batch)
-    norm = float(accelerator.clip_grad_norm_(adapter.parameters(), settings.clip_norm))
-    total = float(accelerator.reduce(torch.stack(losses).sum(), reduction="mean"))
+        if counts:
+            meter.count(batch)
+    # The adapter comes last in the backward pass: no computation is left to hide this behind, as DDP would.
+    for parameter in adapter.parameters():
+        parameter.grad = accelerator.reduce(parameter.grad, reduction="sum")
+    norm = float(torch.nn.utils.clip_grad_norm_(adapter.parameters(), settings.clip_norm))
+    total = float(accelerator.reduce(torch.stack(losses).sum(), reduction="sum"))
     if not (math.isfinite(norm) and math.isfinite(total)):
-        broken = [name for loss, names in zip(losses, ids, strict=True) if not math.isfinite(loss) for name in names]
+        pairs = list(zip(losses, work.batches, strict=True))
+        broken = [name for loss, batch in pairs if not math.isfinite(loss) for name in batch.ids]
+        everyone = gather_object(broken) or gather_object([name for _, batch in pairs for name in batch.ids])
         raise BlspError(
-            f"train: the loss is {total} and the gradient's norm {norm}, on the utterances "
-            f"{', '.join(broken or [str(choice.row) for choice in choices])}; listen to them, or lower train.lr. "
-            "The last checkpoint is kept"
+            f"train: the loss is {total} and the gradient's norm {norm}, on the utterances {', '.join(everyone)}; "
+            "listen to them, or lower train.lr. The last checkpoint is kept"
         )
     return total, norm
 
 
 def behaviour_gap(
-    model: BlspForConditionalGeneration,
-    collator: Collator,
-    batches: Sequence[list[Example]],
-    accelerator: Accelerator | None = None,
+    model: BlspForConditionalGeneration, collator: Collator, batches: Sequence[list[Example]], accelerator: Accelerator
 ) -> dict[str, float]:
-    """dev_kl in nats a token and dev_top1, the share of tokens with the same most likely choice."""
-    rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    """dev_kl in nats a token and dev_top1, the share of tokens with the same most likely choice.
+
+    The processes share the batches. Each computes as many, as a sharded LLM asks for: some an empty-handed one.
+    """
     objective = AlignmentObjective(model)
     was_training = model.training
     model.eval()
     sums = torch.zeros(3, dtype=torch.float64)
-    for examples in batches[rank::processes]:
-        gap = objective.divergence(collator(examples))
-        sums += torch.stack([gap.kl.sum(), gap.agreement.sum(), gap.tokens.sum()]).double().cpu()
+    for start in range(0, len(batches), accelerator.num_processes):
+        mine = start + accelerator.process_index
+        gap = objective.divergence(collator(batches[min(mine, len(batches) - 1)]).to(accelerator.device))
+        if mine < len(batches):
+            sums += torch.stack([gap.kl.sum(), gap.agreement.sum(), gap.tokens.sum()]).double().cpu()
     model.train(was_training)
-    if accelerator:
-        sums = accelerator.reduce(sums.float().to(accelerator.device), reduction="sum").double().cpu()
-    kl, agreement, tokens = sums.tolist()
+    kl, agreement, tokens = accelerator.reduce(sums.float().to(accelerator.device), reduction="sum").tolist()
     return {"dev_kl": kl / tokens, "dev_top1": agreement / tokens}
 
 

@@ -1,22 +1,23 @@
 """The objective: the LLM that hears must predict as the LLM that reads, at every position of the response.
 
-Logits are made only where there is a target, and in chunks that are made again for the backward pass, so that a
-vocabulary of 128 k costs no memory. Axes: B utterances, L tokens, N tokens to predict, K most likely tokens kept,
-D LLM width, V vocabulary.
+Logits are made only where there is a target, and in chunks, so that a vocabulary of 128 k costs no memory. The head is
+frozen: all that a chunk gives to the backward pass is the gradient of its states, which is computed at once, so that
+no logit is kept or made twice.
+Axes: B utterances, L tokens, N tokens to predict, K most likely tokens kept, D LLM width, V vocabulary.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
-from torch.utils.checkpoint import checkpoint
 
 from blsp.model.decoding import chunk_rows, logits_of
 from blsp.model.modeling import BlspForConditionalGeneration
-from blsp.training.examples import Batch, Prompted
+from blsp.model.responses import Prompted
+from blsp.training.examples import Batch
 
 
 def kd_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -115,7 +116,10 @@ class AlignmentObjective(nn.Module):
 
     def spoken_states(self, batch: Batch) -> torch.Tensor:
         """The LLM's last states (N, D) where it predicts the responses, hearing the speech."""
-        vectors = self.model.project(batch.frames, batch.frame_counts).pooler_output
+        audio = batch.audio
+        known = "frames" in audio
+        frames, counts = (audio["frames"], audio["counts"]) if known else self.model.encode_audio(**audio)
+        vectors = self.model.project(frames, counts).pooler_output
         return self._states(self.model.embed(batch.spoken.ids, vectors), batch.spoken)
 
     @torch.no_grad()
@@ -134,8 +138,24 @@ class AlignmentObjective(nn.Module):
     def _chunks(self, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tensor.split(chunk_rows(self.model.language_model))
 
-    def _chunked(self, loss: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> torch.Tensor:
-        chunks = list(zip(*map(self._chunks, tensors), strict=True))
-        if len(chunks) == 1:
-            return loss(*chunks[0])
-        return torch.stack([checkpoint(loss, *chunk, use_reentrant=False) for chunk in chunks]).sum()
+    def _chunked(self, loss: Callable[..., torch.Tensor], states: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        total, gradients = states.new_zeros((), dtype=torch.float), []
+        for chunk, *rest in zip(*map(self._chunks, (states.detach(), *others)), strict=True):
+            with torch.enable_grad():
+                value = loss(chunk.requires_grad_(), *rest)
+            gradients += torch.autograd.grad(value, chunk)
+            total += value.detach()
+        return _WithGradient.apply(states, total, torch.cat(gradients))
+
+
+class _WithGradient(torch.autograd.Function):
+    """A loss of which the gradient by the states (N, D) is known already."""
+
+    @staticmethod
+    def forward(ctx: Any, states: torch.Tensor, loss: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gradient)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, outer: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return outer * ctx.saved_tensors[0], None, None

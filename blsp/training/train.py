@@ -38,6 +38,7 @@ def run(params: Params) -> None:
     from blsp.training.examples import Collator
     from blsp.training.loop import peak_memory_gib, train_adapter
     from blsp.training.plan import Plan
+    from blsp.training.sharding import shard
 
     settings = params.train
     is_main = PartialState(cpu=not torch.accelerator.is_available()).is_main_process
@@ -52,14 +53,18 @@ def run(params: Params) -> None:
             f"{processor.feature_extractor.sampling_rate} Hz; set it to that and run `blsp corpus` again"
         )
     _set_switches(model, settings)
+    if settings.shard_llm:
+        shard(model.language_model)
+    model.to(PartialState().device)
     behaviours = [name for name, share in settings.shares.items() if share > 0]
     index = load_index("train", behaviours)
     sizes = training_sizes(index, model, processor)
     plan = Plan(sizes, settings.shares, settings.batch_size, settings.seed)
     dev = list(evaluation_batches("dev", next(iter(settings.shares)), params.evaluate.batch_size))
-    key = {"train": settings.model_dump(), "backbones": pins(), "data": index.digest()}
-    checkpoints = Checkpoints(key)
-    collator = Collator(model, processor, _frame_cache(key, settings, index, sizes, model))
+    # How the work is done, not what comes of it: a run may go on with others of these.
+    what = settings.model_dump(exclude={"workers", "shard_llm"})
+    checkpoints = Checkpoints({"train": what, "backbones": pins(), "data": index.digest()})
+    collator = Collator(processor, _frame_cache(settings, index, sizes, model, processor))
     Path(LOG).parent.mkdir(exist_ok=True)
     started = time.perf_counter()
     records: list[dict[str, float]] = []
@@ -119,21 +124,20 @@ def _set_switches(model: Any, settings: Train) -> None:
         model.audio_tower.compile(dynamic=True)
 
 
-def _frame_cache(key: dict[str, Any], settings: Train, index: Any, sizes: Any, model: Any) -> Any:
-    """The cache of encoder frames, where the settings leave it room and the corpus is seen more than once.
-
-    It belongs to this run's settings and data alone: the last bits of a frame depend on the batch it was encoded
-    in, and the same commit is to give the same adapter whatever was trained before it.
-    """
+def _frame_cache(settings: Train, index: Any, sizes: Any, model: Any, processor: Any) -> Any:
+    """The frames of all utterances, where the settings leave them room and the corpus is seen more than once."""
     from blsp.training.checkpoint import scratch_folder
     from blsp.training.frames import FrameCache
 
-    width = model.config.audio_config.d_model
+    width, limit_bytes = model.config.audio_config.d_model, settings.encoder_cache_gib * 2**30
     seen_again = settings.steps * settings.batch_size > len(index)
-    if not seen_again or FrameCache.bytes_needed(sizes.frames, width) > settings.encoder_cache_gib * 2**30:
+    if not seen_again or FrameCache.bytes_needed(sizes.frames, width) > limit_bytes:
         return None
-    ids = index.table["id"].to_pylist()
-    return FrameCache(scratch_folder() / "frames", [json.dumps(key, sort_keys=True)], ids, sizes.frames, width)
+    key = [pins()["speech"]["sha256"], settings.encoding, settings.precision, index.audio_digest()]
+    cache = FrameCache(scratch_folder() / "frames", key, index.table["id"].to_pylist(), sizes.frames, width)
+    cache.make_room(limit_bytes)
+    cache.fill(model, processor, index.load_samples)
+    return cache
 
 
 def new_config(params: Params, audio_token_id: int) -> Any:

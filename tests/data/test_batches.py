@@ -41,8 +41,10 @@ def test_lengths_are_those_of_the_batch(corpus, tiny_model):
     sizes = training_sizes(index, model, processor)
     assert (sizes.targets["repetition"] == 0).sum() == (sizes.positions["repetition"] == 0).sum() == 1
     rows = [row for row in range(len(index)) if sizes.targets["repetition"][row]][:3]
-    batch = Collator(model, processor)([index.example(row, "repetition") for row in rows])
-    assert batch.frame_counts.tolist() == sizes.frames[rows].tolist()
+    batch = Collator(processor)([index.example(row, "repetition") for row in rows])
+    _, counts = model.encode_audio(**batch.audio)
+    assert counts.tolist() == sizes.frames[rows].tolist()
+    assert batch.real == counts.sum() + batch.spoken.mask.sum()
     assert batch.spoken.mask.sum(-1).tolist() == sizes.positions["repetition"][rows].tolist()
     assert len(batch.targets) == sizes.targets["repetition"][rows].sum()
 

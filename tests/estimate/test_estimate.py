@@ -9,8 +9,9 @@ from transformers import LlamaConfig, WhisperConfig
 from blsp.estimate.estimate import GIB, USABLE_SHARE, Device, estimate, table
 from blsp.estimate.rehearsal import Lengths, Stage
 from blsp.model import BlspConfig, BlspForConditionalGeneration, decoding
+from blsp.model.responses import Prompted
 from blsp.params import load_params
-from blsp.training.examples import Batch, Prompted
+from blsp.training.examples import Batch
 from blsp.training.objective import AlignmentObjective
 from tests.trained import PARAMS
 
@@ -83,8 +84,7 @@ def real_batch(model, utterances, lengths):
         utterance=torch.zeros(utterances * lengths.response_tokens - 1, dtype=torch.long),
         top_ids=None,
         top_logprobs=None,
-        frames=encoded,
-        frame_counts=counts,
+        audio={"frames": encoded, "counts": counts},
         audio_s=utterances * lengths.audio_s,
         real=0,
         padded=0,

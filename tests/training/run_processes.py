@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from accelerate import PartialState
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 
 from blsp.errors import BlspError
 from tests.training.test_loop import SETTINGS, training
@@ -29,11 +30,15 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGTERM)  # of this process alone: the others have to learn of it
 
     try:
-        model, log, seen = training(job["pins"], clips, Path(job["scratch"]), settings, on_example=on_example)
+        scratch = Path(job["scratch"]) / str(job["machine"])
+        model, log, seen = training(job["pins"], clips, scratch, settings, on_example=on_example)
     except BlspError as error:
         (out / f"stopped-{state.process_index}.txt").write_text(str(error))
         return
-    (out / f"seen-{state.process_index}.json").write_text(json.dumps(seen))
+    layers = [p for name, p in model.language_model.named_parameters() if ".layers." in name]
+    held = [p.to_local() if isinstance(p, DTensor) else p for p in layers]
+    told = {"seen": seen, "layer_bytes": sum(p.numel() * p.element_size() for p in held)}
+    (out / f"told-{state.process_index}.json").write_text(json.dumps(told))
     if state.is_main_process:
         save_file(model.adapter_state(), out / "adapter.safetensors")
         (out / "log.json").write_text(json.dumps(log))

@@ -13,6 +13,7 @@ from blsp.training.checkpoint import Checkpoints
 from blsp.training.examples import Collator
 from blsp.training.loop import rate_at, train_adapter
 from blsp.training.plan import Plan, Sizes
+from blsp.training.sharding import shard
 from tests import tiny
 from tests.training.test_objective import examples
 
@@ -31,6 +32,8 @@ SETTINGS = Train(
     precision="float32",
     gradient_checkpointing=False,
     compile=False,
+    shard_llm=False,
+    workers=0,
     encoder_cache_gib=0,
     checkpoint_every=4,
     lr=0.01,
@@ -58,9 +61,11 @@ def training(pins, clips, scratch, settings=SETTINGS, model=None, log=None, on_e
         on_example(choice)
         return rows[choice.row]
 
+    if settings.shard_llm:
+        shard(model.language_model)
     train_adapter(
         model,
-        Collator(model, processor),
+        Collator(processor),
         plan,
         example,
         [rows],

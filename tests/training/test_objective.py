@@ -49,7 +49,7 @@ def test_states_are_those_that_predict_the_response(tiny_model, clips):
     model, processor = tiny_model
     rows = examples(clips, processor.tokenizer)
     objective = AlignmentObjective(model)
-    batch = Collator(model, processor)(rows)
+    batch = Collator(processor)(rows)
     spoken, written = objective.spoken_states(batch), objective.written_states(batch)
     for row, example in enumerate(rows):
         response = list(example.response_ids)
@@ -68,9 +68,9 @@ def test_states_are_those_that_predict_the_response(tiny_model, clips):
 
 
 def test_no_end_is_learned_where_the_llm_was_cut(tiny_model, clips):
-    model, processor = tiny_model
+    _, processor = tiny_model
     rows = examples(clips, processor.tokenizer)
-    batch = Collator(model, processor)(rows)
+    batch = Collator(processor)(rows)
     end = processor.tokenizer.eos_token_id
     learned = [batch.targets[batch.utterance == row].tolist() for row in range(len(rows))]
     assert [ids[-1] == end for ids in learned] == [False, True, True]
@@ -79,7 +79,7 @@ def test_no_end_is_learned_where_the_llm_was_cut(tiny_model, clips):
 @pytest.mark.parametrize("objective", ["kd", "ce"])
 def test_chunks_change_neither_the_loss_nor_its_gradient(tiny_model, clips, monkeypatch, objective):
     model, processor = tiny_model
-    batch = Collator(model, processor)(examples(clips, processor.tokenizer))
+    batch = Collator(processor)(examples(clips, processor.tokenizer))
     loss = AlignmentObjective(model, objective, 2.0)
 
     def gradients():
@@ -100,7 +100,7 @@ def test_the_stored_teacher_is_the_live_one_as_far_as_it_goes(tiny_model, clips)
     """With every token kept the two are one loss; with fewer, what is lost is the shape of the rest."""
     model, processor = tiny_model
     rows = examples(clips, processor.tokenizer)
-    collator = Collator(model, processor)
+    collator = Collator(processor)
     live = AlignmentObjective(model, "kd", 1.0)(collator(rows)).item()
     tokenizer, llm = processor.tokenizer, model.language_model
     prompts = [build_prompt(tokenizer, e.instruction, " " + e.transcript) for e in rows]
@@ -118,7 +118,7 @@ def test_the_stored_teacher_is_the_live_one_as_far_as_it_goes(tiny_model, clips)
 
 def test_divergence_is_zero_only_where_behaviour_is_the_same(tiny_model, clips):
     model, processor = tiny_model
-    batch = Collator(model, processor)(examples(clips, processor.tokenizer))
+    batch = Collator(processor)(examples(clips, processor.tokenizer))
     objective = AlignmentObjective(model)
     gap = objective.divergence(batch)
     assert (gap.kl > 0).all() and (gap.agreement <= gap.tokens).all()
