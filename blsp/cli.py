@@ -107,7 +107,6 @@ def _estimate(params: Params, gpu: str, gpus: int, utilisation: float) -> None:
     from transformers import AutoConfig
 
     from blsp.estimate.estimate import GPUS, USABLE_SHARE, estimate, table, this_cpu
-    from blsp.estimate.rehearsal import Lengths
 
     lengths = mean_lengths(params.train.shares)
     device = this_cpu() if gpu == "cpu" else GPUS[gpu]
@@ -115,7 +114,7 @@ def _estimate(params: Params, gpu: str, gpus: int, utilisation: float) -> None:
         AutoConfig.from_pretrained(folders["speech"]),
         AutoConfig.from_pretrained(folders["llm"]),
         params.train,
-        Lengths(lengths.audio_s, lengths.prompt_tokens, lengths.transcript_tokens, lengths.response_tokens),
+        lengths,
         device,
         gpus,
         utilisation,

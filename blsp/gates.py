@@ -8,6 +8,7 @@ and it reports a failure as text alone.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from blsp import markdown
 from blsp.errors import BlspError
 from blsp.params import Gate
 
@@ -57,16 +58,12 @@ def check_gates(
 
 def table(checks: Sequence[Check]) -> str:
     """A Markdown table of all checks, its columns aligned."""
-    rows = [("gate", "value", "bound", "margin", "from", "")]
+    rows = []
     for check in checks:
         bound = f"{'>=' if check.lowest else '<='} {check.bound:.4g}"
         verdict = "holds" if check.holds else "FAILS"
         rows.append((check.metric, f"{check.value:.4g}", bound, f"{check.margin:+.4g}", check.source, verdict))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+    return markdown.table(("gate", "value", "bound", "margin", "from", ""), rows)
 
 
 def _checks(

@@ -22,6 +22,14 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Checkpoints and cached frames, of stages in processes of their own too, leave the user's cache alone."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("BLSP_SCRATCH", str(tmp_path_factory.mktemp("scratch")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def pins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Tiny random backbones on disk, as backbones.json pins them."""

@@ -21,6 +21,20 @@ from transformers import (
 from blsp.files import sha256_of
 from blsp.miniature.llm import train_tokenizer
 from blsp.model import BlspConfig, BlspForConditionalGeneration, BlspProcessor
+from blsp.params import Train, load_params
+from tests.trained import PARAMS
+
+# Tests do not follow params.yaml in these: their numbers rest on them.
+PLAIN: dict[str, Any] = {
+    "objective": "kd",
+    "temperature": 2.0,
+    "adapter": "conv",
+    "encoding": "variable",
+    "teacher": "live",
+    "precision": "float32",
+    "gradient_checkpointing": False,
+    "compile": False,
+}
 
 WINDOW_S = 2
 SECOND = 16_000
@@ -34,6 +48,11 @@ LLMS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "gpt2": (GPT2Config, {"n_positions": 256}),  # learned positions: it sees where padding lies, if it is told so
     "gemma3": (Gemma3TextConfig, {"sliding_window": 8, "head_dim": 16, "num_key_value_heads": 1}),
 }
+
+
+def train_settings(**changes: Any) -> Train:
+    """The committed settings of training, but for PLAIN and these changes."""
+    return Train(**{**load_params(PARAMS).train.model_dump(), **PLAIN, **changes})
 
 
 def save_backbones(folder: Path, llm: str = "llama") -> dict[str, dict[str, object]]:

@@ -56,53 +56,41 @@ def _write_shard(
     progress: tqdm,
 ) -> dict[str, dict[str, Any]]:
     instruction = settings.behaviours[behaviour]
-    transcripts, prompts = {}, {}
+    rows: dict[str, dict[str, Any]] = {}
+    prompt_ids: list[list[int]] = []
     for cut in shard.cuts():
         transcript = cut.supervisions[0].text
         prompt = build_prompt(tokenizer, instruction, " " + transcript)
-        length = len(tokenizer(prompt, add_special_tokens=False).input_ids)
-        if length >= settings.max_prompt_tokens:
-            report.drop(cut.id, behaviour, "prompt_too_long", f"{length} tokens, limit {settings.max_prompt_tokens}")
+        ids = tokenizer(prompt, add_special_tokens=False).input_ids
+        if len(ids) >= settings.max_prompt_tokens:
+            report.drop(cut.id, behaviour, "prompt_too_long", f"{len(ids)} tokens, limit {settings.max_prompt_tokens}")
             progress.update()
-        else:
-            transcripts[cut.id], prompts[cut.id] = transcript, prompt
-    answers = write_answers(
-        model,
-        tokenizer,
-        list(prompts.values()),
-        settings.batch_size,
-        settings.max_new_tokens,
-        progress.update,
-    )
-    rows = {}
-    for (cut_id, transcript), answer in zip(transcripts.items(), answers, strict=True):
-        rows[cut_id] = {
-            "id": cut_id,
+            continue
+        prompt_ids.append(ids)
+        rows[cut.id] = {
+            "id": cut.id,
             "transcript": transcript,
             "instruction": instruction,
-            "prompt_sha256": hashlib.sha256(prompts[cut_id].encode()).hexdigest(),
+            "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
             "llm_revision": report.llm["revision"] or report.llm["sha256"],
             "sampling": {"do_sample": False, "max_new_tokens": settings.max_new_tokens},
-            "token_ids": answer.token_ids,
-            "text": answer.text,
-            "finish_reason": answer.finish_reason,
         }
-        report.keep(shard.split, behaviour, rows[cut_id], answer)
+    answers = write_answers(model, tokenizer, prompt_ids, settings.batch_size, settings.max_new_tokens, progress.update)
+    for row, answer in zip(rows.values(), answers, strict=True):
+        row |= {"token_ids": answer.token_ids, "text": answer.text, "finish_reason": answer.finish_reason}
+        report.keep(shard.split, behaviour, row, answer)
     if settings.top_logprobs:
-        for cut_id, (top_ids, logprobs) in zip(
-            rows, _teacher(prompts, answers, settings, model, tokenizer), strict=True
-        ):
-            rows[cut_id] |= {"top_ids": top_ids, "top_logprobs": logprobs}
+        for row, (top_ids, logprobs) in zip(rows.values(), _teacher(prompt_ids, answers, settings, model), strict=True):
+            row |= {"top_ids": top_ids, "top_logprobs": logprobs}
     return rows
 
 
 def _teacher(
-    prompts: dict[str, str], answers: list[Answer], settings: Continuations, model: Any, tokenizer: Any
+    prompt_ids: list[list[int]], answers: list[Answer], settings: Continuations, model: Any
 ) -> Iterator[tuple[list[list[int]], list[list[float]]]]:
-    ids = [tokenizer(prompt, add_special_tokens=False).input_ids for prompt in prompts.values()]
-    for start in range(0, len(ids), settings.batch_size):
+    for start in range(0, len(answers), settings.batch_size):
         rows = slice(start, start + settings.batch_size)
-        yield from top_logprobs(model, ids[rows], answers[rows], settings.top_logprobs)
+        yield from top_logprobs(model, prompt_ids[rows], answers[rows], settings.top_logprobs)
 
 
 class _Report:

@@ -1,9 +1,10 @@
 """From shards to training examples: how long each is, and dev's in batches."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from blsp.data.index import SplitIndex, load_index
 from blsp.errors import BlspError
@@ -41,15 +42,15 @@ def training_sizes(
 
 def _prompt_tokens(index: SplitIndex, behaviour: str, processor: "BlspProcessor") -> np.ndarray:
     """Tokens of each utterance's prompt with one placeholder; 0 where the LLM wrote nothing."""
-    known: dict[str, int] = {}
-    counts = []
-    for written in index.table[behaviour].to_pylist():
-        instruction = written["instruction"] if written else None
-        if instruction is not None and instruction not in known:
-            prompt = build_prompt(processor.tokenizer, instruction, AUDIO_TOKEN)
-            known[instruction] = len(processor.tokenizer(prompt, add_special_tokens=False).input_ids)
-        counts.append(known[instruction] if instruction is not None else 0)
-    return np.array(counts, dtype=np.int64)
+    instructions = pc.struct_field(index.table[behaviour], "instruction")
+    different = instructions.unique()
+    counts = [0 if one is None else _prompt_length(one, processor.tokenizer) for one in different.to_pylist()]
+    return np.array(counts, dtype=np.int64)[pc.index_in(instructions, different).to_numpy()]
+
+
+def _prompt_length(instruction: str, tokenizer: Any) -> int:
+    prompt = build_prompt(tokenizer, instruction, AUDIO_TOKEN)
+    return len(tokenizer(prompt, add_special_tokens=False).input_ids)
 
 
 def evaluation_batches(split: str, behaviour: str, batch_size: int) -> Iterator[list[Example]]:

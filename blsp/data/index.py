@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from blsp.data.shards import CONTINUATIONS_DIR, CORPUS_DIR, Shard, iter_shards, read_field
 from blsp.errors import BlspError
@@ -49,8 +50,8 @@ class SplitIndex:
 
     def response_tokens(self, behaviour: str) -> np.ndarray:
         """Tokens that the LLM wrote for each utterance, (rows,); 0 where it wrote nothing."""
-        lengths = [len(row["token_ids"]) if row else 0 for row in self.table[behaviour].to_pylist()]
-        return np.array(lengths, dtype=np.int64)
+        lengths = pc.list_value_length(pc.struct_field(self.table[behaviour], "token_ids"))
+        return pc.fill_null(lengths, 0).to_numpy().astype(np.int64)
 
     def example(self, row: int, behaviour: str) -> Example:
         """One utterance with what the LLM wrote for it; its audio is read when it is asked for."""

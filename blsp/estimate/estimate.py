@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from blsp.estimate.rehearsal import Lengths, Rehearsal, Stage
+from blsp.estimate.lengths import Lengths
+from blsp.estimate.rehearsal import Rehearsal, Stage
 
 if TYPE_CHECKING:
     from blsp.params import Train

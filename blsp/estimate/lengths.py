@@ -16,16 +16,22 @@ PROMPT_TOKENS = 40  # instruction and chat template
 
 
 @dataclass(frozen=True)
-class MeanLengths:
-    """Of the mean training utterance: audio in seconds, tokens of prompt, transcript and response; and how many.
-
-    `utterances` is None where no corpus is there yet. `sources` says in words where each number comes from.
-    """
+class Lengths:
+    """Of the mean utterance: its audio, and tokens of the prompt around it, its transcript and its response."""
 
     audio_s: float
     prompt_tokens: int
     transcript_tokens: int
     response_tokens: int
+
+
+@dataclass(frozen=True)
+class MeanLengths(Lengths):
+    """Those of the training corpus, and how many utterances it has: None where no corpus is there yet.
+
+    `sources` says in words where each number comes from.
+    """
+
     utterances: int | None
     sources: tuple[str, ...]
 

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 from transformers import AutoModelForCausalLM
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from blsp.estimate.lengths import Lengths
 from blsp.model.adapter import adapter_length
 from blsp.model.configuration import BlspConfig
 from blsp.model.encoder import encode
@@ -35,16 +36,6 @@ if TYPE_CHECKING:
 
 FRAMES_PER_S = 50  # of Whisper's encoder
 STORED_LOGPROBS = 32  # K of a stored teacher: its size hardly shows
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """Of the mean utterance: its audio, and tokens of the prompt around it, its transcript and its response."""
-
-    audio_s: float
-    prompt_tokens: int
-    transcript_tokens: int
-    response_tokens: int
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from blsp import markdown
 from blsp.evaluation.tasks import TASKS
 from blsp.files import replace_dir, write_json, write_text
 
@@ -38,17 +39,12 @@ def table(evaluation: dict[str, Any]) -> str:
         for system in MEANINGS
         if (figures := evaluation["systems"].get(system))
     ]
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    lines = [header, ["-" * width for width in widths], *rows]
-    aligned = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
     gap = evaluation["alignment"]
     closing = (
         f"Behaviour gap on speech against text: KL {_cell(gap['kl'])} nats a token, "
         f"top-1 agreement {_cell(gap['top1_agreement'])}."
     )
-    return "\n".join([*aligned, "", closing])
+    return f"{markdown.table(header, rows)}\n\n{closing}"
 
 
 def _cell(figure: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ goes on from any step, on any number of them, and no utterance is skipped or see
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -82,16 +83,23 @@ class Plan:
         """
         order = sorted(choices, key=lambda choice: (self.sizes.frames[choice.row], choice.row))
         parts = processes
-        while True:
-            pieces = [list(piece) for piece in np.array_split(np.arange(len(order)), parts)]
-            micro = [[order[at] for at in piece] for piece in pieces]
-            if parts >= len(order) or max(self._cost(piece) for piece in micro) <= budget:
-                return [micro[rank::processes] for rank in range(processes)]
-            parts += processes
+        if order:
+            frames = np.array([self.sizes.frames[choice.row] for choice in order])
+            positions = np.array([self.sizes.positions[choice.behaviour][choice.row] for choice in order])
+            # One number of parts after the other: the dearest piece may cost more again where the cuts fall worse.
+            while parts < len(order) and self._dearest(frames, positions, _cuts(len(order), parts)) > budget:
+                parts += processes
+        micro = [order[start:end] for start, end in pairwise(_cuts(len(order), parts))]
+        return [micro[rank::processes] for rank in range(processes)]
 
-    def _cost(self, choices: Sequence[Choice]) -> float:
-        if not choices:
-            return 0.0
-        frames = max(self.sizes.frames[choice.row] for choice in choices)
-        positions = max(self.sizes.positions[choice.behaviour][choice.row] for choice in choices)
-        return len(choices) * float(frames * self.sizes.frame_cost + positions)
+    def _dearest(self, frames: np.ndarray, positions: np.ndarray, cuts: np.ndarray) -> float:
+        """The cost of the piece that costs most, of utterances sorted by `frames`, none of the pieces empty."""
+        longest = frames[cuts[1:] - 1] * self.sizes.frame_cost + np.maximum.reduceat(positions, cuts[:-1])
+        return float((np.diff(cuts) * longest).max())
+
+
+def _cuts(count: int, parts: int) -> np.ndarray:
+    """Where `count` utterances are cut into pieces as equal as can be, the longer ones first, (parts + 1,)."""
+    shorter, longer = divmod(count, parts)
+    piece = np.arange(parts + 1)
+    return piece * shorter + np.minimum(piece, longer)

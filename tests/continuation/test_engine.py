@@ -6,10 +6,15 @@ from blsp.model.chat import build_prompt
 TEXTS = ["play some jazz music in the attic", "stop", "please buy soap at the market which shop", "call anna"]
 
 
+def tokenised(tokenizer):
+    prompts = [build_prompt(tokenizer, "Repeat the following text.", " " + text) for text in TEXTS]
+    return [tokenizer(prompt, add_special_tokens=False).input_ids for prompt in prompts]
+
+
 def test_answers_do_not_depend_on_the_batch_and_keep_the_order(tiny_model):
     model, processor = tiny_model
     tokenizer, llm = processor.tokenizer, model.language_model
-    prompts = [build_prompt(tokenizer, "Repeat the following text.", " " + text) for text in TEXTS]
+    prompts = tokenised(tokenizer)
     seen = []
     together = write_answers(llm, tokenizer, prompts, 3, 6, seen.append)
     alone = [write_answers(llm, tokenizer, [prompt], 1, 6)[0] for prompt in prompts]
@@ -19,7 +24,7 @@ def test_answers_do_not_depend_on_the_batch_and_keep_the_order(tiny_model):
 def test_an_answer_cut_at_the_limit_has_no_end_token(tiny_model, monkeypatch):
     model, processor = tiny_model
     tokenizer, llm = processor.tokenizer, model.language_model
-    prompts = [build_prompt(tokenizer, "Repeat the following text.", " " + text) for text in TEXTS]
+    prompts = tokenised(tokenizer)
     cut = write_answers(llm, tokenizer, prompts, 4, 3)
     assert {answer.finish_reason for answer in cut} <= {"stop", "length"}
     for answer in cut:

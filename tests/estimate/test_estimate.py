@@ -7,13 +7,13 @@ import torch
 from transformers import LlamaConfig, WhisperConfig
 
 from blsp.estimate.estimate import GIB, USABLE_SHARE, Device, estimate, table
-from blsp.estimate.rehearsal import Lengths, Stage
+from blsp.estimate.lengths import Lengths
+from blsp.estimate.rehearsal import Stage
 from blsp.model import BlspConfig, BlspForConditionalGeneration, decoding
 from blsp.model.responses import Prompted
-from blsp.params import load_params
 from blsp.training.examples import Batch
 from blsp.training.objective import AlignmentObjective
-from tests.trained import PARAMS
+from tests import tiny
 
 WHISPER_SMALL = WhisperConfig(
     d_model=768, encoder_layers=12, encoder_attention_heads=12, encoder_ffn_dim=3072, decoder_layers=1
@@ -34,8 +34,7 @@ LENGTHS = Lengths(audio_s=4.0, prompt_tokens=20, transcript_tokens=15, response_
 
 
 def train_settings(**changes):
-    train = load_params(PARAMS).train
-    return train.model_copy(update={"downsampling": 8, "bottleneck": 128, **changes})
+    return tiny.train_settings(**{"downsampling": 8, "bottleneck": 128, **changes})
 
 
 def real_model(settings):

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from blsp.errors import BlspError
-from blsp.params import Train
 from blsp.training.checkpoint import Checkpoints
 from blsp.training.examples import Collator
 from blsp.training.loop import rate_at, train_adapter
@@ -17,31 +16,17 @@ from blsp.training.sharding import shard
 from tests import tiny
 from tests.training.test_objective import examples
 
-SETTINGS = Train(
-    objective="kd",
-    temperature=2.0,
+SETTINGS = tiny.train_settings(
     shares={"repetition": 1.0},
-    adapter="conv",
-    downsampling=4,
     bottleneck=8,
-    encoding="variable",
     steps=20,
     batch_size=3,
     micro_batch_tokens=100_000,
-    teacher="live",
-    precision="float32",
-    gradient_checkpointing=False,
-    compile=False,
-    shard_llm=False,
-    workers=0,
     encoder_cache_gib=0,
     checkpoint_every=4,
     lr=0.01,
     warmup_steps=2,
-    weight_decay=0.05,
-    clip_norm=1.0,
     validate_every=10,
-    seed=1,
 )
 
 
