@@ -7,113 +7,135 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.run_processes import run
+
 ROOT = Path(__file__).parents[2]
 
 
-def start(pins, folder, processes, machines=1, scratch=None, terminate_after=None, **settings):
-    """Nothing; a training of so many processes on each machine has ended, its files are in `folder`."""
-    folder.mkdir()
-    job = {
-        "pins": pins,
-        "out": str(folder),
-        "scratch": str(scratch or folder / "scratch"),
-        "settings": {"steps": 6, "validate_every": 6, **settings},
-        "terminate_after": terminate_after,
-    }
-    meeting = ["--standalone"]
-    if machines > 1:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            endpoint = f"localhost:{free.getsockname()[1]}"
-        meeting = [f"--nnodes={machines}", "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", "--rdzv-id=test"]
-    torchruns = [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", *meeting),
-                *("-m", "tests.training.run_processes", json.dumps({**job, "machine": machine})),
-            ],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        for machine in range(machines)
-    ]
+def launch(jobs, *options):
+    """The torchrun, started, of processes that each do these jobs."""
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", *options),
+            *("-m", "tests.training.run_processes", json.dumps(jobs)),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def finish(*torchruns):
     for torchrun in torchruns:
-        _, errors = torchrun.communicate(timeout=120)
+        _, errors = torchrun.communicate(timeout=300)
         assert torchrun.returncode == 0, errors[-4000:]
 
 
-def run(pins, folder, processes, machines=1, **options):
-    """The adapter, the log and what each process tells of itself, of a run on so many processes a machine."""
-    start(pins, folder, processes, machines, **options)
-    told = [json.loads((folder / f"told-{rank}.json").read_text()) for rank in range(processes * machines)]
-    return load_file(folder / "adapter.safetensors"), json.loads((folder / "log.json").read_text()), told
+def result(folder):
+    """The adapter and the log of a run, and what each of its processes told."""
+    return SimpleNamespace(
+        adapter=load_file(folder / "adapter.safetensors"),
+        log=json.loads((folder / "log.json").read_text()),
+        told=told(folder),
+    )
 
 
-def agree(some, others):
-    (adapter, log, _), (other_adapter, other_log, _) = some, others
-    for name, tensor in adapter.items():
-        torch.testing.assert_close(other_adapter[name], tensor, rtol=1e-5, atol=1e-5)
+def told(folder):
+    return [json.loads(file.read_text()) for file in sorted(folder.glob("told-*.json"))]
+
+
+def agree(one, other):
+    for name, tensor in one.adapter.items():
+        torch.testing.assert_close(other.adapter[name], tensor, rtol=1e-5, atol=1e-5)
     for key in ("loss", "gradient_norm", "dev_kl", "dev_top1"):
-        assert other_log[-1][key] == pytest.approx(log[-1][key], rel=1e-4), key
+        assert other.log[-1][key] == pytest.approx(one.log[-1][key], rel=1e-4), key
 
 
 @pytest.fixture(scope="module")
 def alone(pins, tmp_path_factory):
-    return run(pins, tmp_path_factory.mktemp("alone") / "run", 1)
+    """The run of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    run(pins, folder, folder / "scratch")
+    return result(folder)
 
 
 @pytest.fixture(scope="module")
 def together(pins, tmp_path_factory):
-    return run(pins, tmp_path_factory.mktemp("together") / "run", 2)
+    """The folder of four runs of two processes on one machine: plain, sharded, with too few utterances, stopped."""
+    folder = tmp_path_factory.mktemp("together")
+    runs = {
+        "plain": {},
+        "sharded": {"shard_llm": True},
+        "few": {"shard_llm": True, "batch_size": 1},
+        "stopped": {"terminate_after": 6},
+    }
+    jobs = [
+        {"pins": pins, "out": str(folder / name), "scratch": str(folder / name / "scratch"), **options}
+        for name, options in runs.items()
+    ]
+    finish(launch(jobs, "--standalone", "--nproc-per-node=2"))
+    return folder
 
 
 def test_the_same_global_batch_gives_the_same_steps(alone, together):
-    agree(alone, together)
+    agree(alone, result(together / "plain"))
 
 
 def test_processes_share_the_utterances(alone, together):
-    whole, (first, second) = alone[2][0]["seen"], (told["seen"] for told in together[2])
+    first, second = told(together / "plain")
     # Three utterances over two processes of equal counts: nothing is lost, nothing is counted twice.
-    assert Counter(first) + Counter(second) == Counter(whole)
+    assert Counter(first["seen"]) + Counter(second["seen"]) == Counter(alone.told[0]["seen"])
 
 
-def test_a_sharded_llm_makes_the_same_steps_and_each_process_keeps_half(pins, alone, tmp_path):
-    sharded = run(pins, tmp_path / "sharded", 2, shard_llm=True)
+def test_a_sharded_llm_makes_the_same_steps_and_each_process_keeps_half(alone, together):
+    sharded = result(together / "sharded")
     agree(alone, sharded)
-    whole = alone[2][0]["layer_bytes"]
-    assert [told["layer_bytes"] for told in sharded[2]] == [whole / 2, whole / 2]
+    whole = alone.told[0]["layer_bytes"]
+    assert [process["layer_bytes"] for process in sharded.told] == [whole / 2, whole / 2]
 
 
-def test_more_processes_than_utterances_make_the_same_steps(pins, tmp_path):
+def test_more_processes_than_utterances_make_the_same_steps(pins, together, tmp_path):
     """Some have nothing to do and take part all the same: a sharded LLM's layers are gathered from everyone."""
-    few = {"batch_size": 1, "shard_llm": True}
-    agree(run(pins, tmp_path / "alone", 1, batch_size=1), run(pins, tmp_path / "together", 2, **few))
+    run(pins, tmp_path, tmp_path / "scratch", batch_size=1)
+    agree(result(tmp_path), result(together / "few"))
 
 
-def test_two_machines_meet_and_only_one_of_them_has_the_checkpoint(pins, alone, tmp_path):
-    """Each with a scratch of its own; the second run goes on from what the first machine of the first kept."""
-    start(pins, tmp_path / "stopped", 1, machines=2, scratch=tmp_path / "scratch", terminate_after=6)
-    assert len(list((tmp_path / "scratch").glob("*/train/*/step-*"))) == 1
-    adapter, log, told = run(pins, tmp_path / "run", 1, machines=2, scratch=tmp_path / "scratch")
-    agree(alone, (adapter, log, told))
-    assert sum(len(process["seen"]) for process in told) < len(alone[2][0]["seen"])
-
-
-def test_a_run_stopped_on_two_processes_goes_on_with_one(pins, alone, tmp_path):
-    scratch = tmp_path / "scratch"
-    start(pins, tmp_path / "two", 2, scratch=scratch, terminate_after=6)
-    stopped = {(tmp_path / "two" / f"stopped-{rank}.txt").read_text() for rank in range(2)}
+def test_a_run_stopped_on_two_processes_goes_on_with_one(pins, alone, together, tmp_path):
+    stopped = {process["stopped"] for process in told(together / "stopped")}
     assert len(stopped) == 1 and "stopped by SIGTERM after step " in stopped.pop()
-    adapter, log, (told,) = run(pins, tmp_path / "one", 1, scratch=scratch)
-    assert 0 < len(told["seen"]) < len(alone[2][0]["seen"]), "what two processes learned was not learned again"
-    assert [record["step"] for record in log] == [record["step"] for record in alone[1]]
-    for name, tensor in alone[0].items():
-        torch.testing.assert_close(adapter[name], tensor, rtol=1e-4, atol=1e-5)
+    run(pins, tmp_path, together / "stopped" / "scratch")
+    resumed = result(tmp_path)
+    seen = resumed.told[0]["seen"]
+    assert 0 < len(seen) < len(alone.told[0]["seen"]), "what two processes learned was not learned again"
+    assert [record["step"] for record in resumed.log] == [record["step"] for record in alone.log]
+    agree(alone, resumed)
+
+
+def test_two_machines_meet_and_only_one_of_them_needs_the_checkpoint(pins, alone, tmp_path):
+    """Each has a scratch of its own: a run is stopped, and goes on from what the first machine kept."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        endpoint = f"localhost:{free.getsockname()[1]}"
+    jobs = [{"pins": pins, "out": str(tmp_path / out)} for out in ("stopped", "resumed")]
+    jobs[0]["terminate_after"] = 6
+    machines = [
+        launch(
+            [{**job, "scratch": str(tmp_path / f"scratch-{machine}")} for job in jobs],
+            *("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}"),
+            *("--rdzv-id=test", "--local-addr=127.0.0.1"),
+        )
+        for machine in range(2)
+    ]
+    finish(*machines)
+    assert len(list(tmp_path.glob("scratch-*/train/*/step-*"))) == 1
+    resumed = result(tmp_path / "resumed")
+    agree(alone, resumed)
+    assert 0 < sum(len(process["seen"]) for process in resumed.told) < len(alone.told[0]["seen"])
