@@ -51,7 +51,7 @@ def run(params: Params) -> None:
             f"params.yaml: corpus.sampling_rate_hz is {params.corpus.sampling_rate_hz}, but the speech model hears "
             f"{processor.feature_extractor.sampling_rate} Hz; set it to that and run `blsp corpus` again"
         )
-    _set_switches(model, settings)
+    set_switches(model, settings)
     behaviours = [name for name, share in settings.shares.items() if share > 0]
     index = load_index("train", behaviours)
     sizes = training_sizes(index, model, processor)
@@ -105,7 +105,7 @@ def run(params: Params) -> None:
         print(f"dev: KL {report['dev_kl']:.3f} nats a token, top-1 agreement {report['dev_top1']:.3f}")
 
 
-def _set_switches(model: Any, settings: Train) -> None:
+def set_switches(model: Any, settings: Train) -> None:
     """Nothing; the model computes as the settings say: precision, recomputation, compilation."""
     import torch
 
@@ -113,10 +113,13 @@ def _set_switches(model: Any, settings: Train) -> None:
         model.language_model.to(torch.bfloat16)
         model.audio_tower.to(torch.bfloat16)
     if settings.gradient_checkpointing:
-        model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.language_model.activation_checkpointing_enable()
+        # transformers makes words ask for gradients too, for the older kind of checkpoint; speech vectors already do.
+        model.language_model.disable_input_require_grads()
     if settings.compile:
         model.language_model.base_model.compile(dynamic=True)
-        model.audio_tower.compile(dynamic=True)
+        for layer in model.audio_tower.layers:  # one by one: `encode` goes round the tower's own forward
+            layer.compile(dynamic=True)
 
 
 def _frame_cache(key: dict[str, Any], settings: Train, index: Any, sizes: Any, model: Any) -> Any:
