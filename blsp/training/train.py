@@ -42,9 +42,7 @@ def run(params: Params) -> None:
     settings = params.train
     is_main = PartialState(cpu=not torch.accelerator.is_available()).is_main_process
     set_seed(settings.seed)
-    processor = BlspProcessor.from_backbones(
-        pins()["speech"]["name"], pins()["llm"]["name"], settings.downsampling, settings.encoding
-    )
+    processor = BlspProcessor.from_backbones(pins(), settings.downsampling, settings.encoding)
     model = BlspForConditionalGeneration.from_backbones(new_config(params, processor.audio_token_id))
     if processor.feature_extractor.sampling_rate != params.corpus.sampling_rate_hz:
         raise BlspError(
@@ -108,6 +106,7 @@ def run(params: Params) -> None:
 def set_switches(model: Any, settings: Train) -> None:
     """Nothing; the model computes as the settings say: precision, recomputation, compilation."""
     import torch
+    from transformers.modeling_layers import GradientCheckpointingLayer
 
     if settings.precision == "bfloat16":
         model.language_model.to(torch.bfloat16)
@@ -117,9 +116,10 @@ def set_switches(model: Any, settings: Train) -> None:
         # transformers makes words ask for gradients too, for the older kind of checkpoint; speech vectors already do.
         model.language_model.disable_input_require_grads()
     if settings.compile:
-        model.language_model.base_model.compile(dynamic=True)
-        for layer in model.audio_tower.layers:  # one by one: `encode` goes round the tower's own forward
-            layer.compile(dynamic=True)
+        # Layer by layer: one graph serves them all, however deep the LLM, and `encode` calls the encoder's itself.
+        for module in model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.compile(dynamic=True)
 
 
 def _frame_cache(key: dict[str, Any], settings: Train, index: Any, sizes: Any, model: Any) -> Any:
@@ -141,20 +141,15 @@ def _frame_cache(key: dict[str, Any], settings: Train, index: Any, sizes: Any, m
 
 def new_config(params: Params, audio_token_id: int) -> Any:
     """The configuration of a fresh adapter between the pinned backbones."""
-    from transformers import AutoConfig
-
     from blsp.model import BlspConfig
 
-    parts = pins()
     return BlspConfig(
-        audio_config=AutoConfig.from_pretrained(parts["speech"]["name"]),
-        text_config=AutoConfig.from_pretrained(parts["llm"]["name"]),
         audio_token_id=audio_token_id,
         adapter=params.train.adapter,
         downsampling=params.train.downsampling,
         bottleneck=params.train.bottleneck,
         encoding=params.train.encoding,
-        backbones=parts,
+        backbones=pins(),
     )
 
 
