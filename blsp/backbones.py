@@ -37,7 +37,10 @@ def run(params: Params) -> None:
 
 
 def pins() -> dict[str, dict[str, Any]]:
-    """What backbones.json says: {"speech" | "llm": {"source", "name", "revision", "sha256", "licence"}}."""
+    """What backbones.json says: {"speech" | "llm": {"source", "name", "origin", "revision", "sha256", "licence"}}.
+
+    `name` is the folder that holds the checkpoint, `origin` where it came from.
+    """
     if not PINS_FILE.is_file():
         raise BlspError(f"{PINS_FILE}: no such file; run `blsp backbones` first")
     return read_json(PINS_FILE)
@@ -52,13 +55,18 @@ def load_llm() -> tuple[Any, Any]:
     """The frozen chat LLM, in evaluation mode, and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = llm_pin()["name"]
-    model = AutoModelForCausalLM.from_pretrained(folder).requires_grad_(False).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    from blsp.model.decoding import check_llm
+    from blsp.model.pinning import backbone_source
+
+    name, revision = backbone_source(pins(), "llm")
+    model = AutoModelForCausalLM.from_pretrained(name, revision=revision, use_safetensors=True)
+    model.requires_grad_(False).eval()
+    check_llm(model)
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.chat_template is None:
-        raise BlspError(f"{folder}: the LLM has no chat template; choose an instruction-tuned checkpoint")
+        raise BlspError(f"{name}: the LLM has no chat template; choose an instruction-tuned checkpoint")
     return model, tokenizer
 
 
@@ -66,9 +74,13 @@ def load_speech_model() -> tuple[Any, Any, Any]:
     """The whole Whisper (encoder and decoder), in evaluation mode, its feature extractor and its tokenizer."""
     from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
-    folder = pins()["speech"]["name"]
-    model = WhisperForConditionalGeneration.from_pretrained(folder).requires_grad_(False).eval()
-    return model, WhisperFeatureExtractor.from_pretrained(folder), WhisperTokenizer.from_pretrained(folder)
+    from blsp.model.pinning import backbone_source
+
+    name, revision = backbone_source(pins(), "speech")
+    model = WhisperForConditionalGeneration.from_pretrained(name, revision=revision, use_safetensors=True)
+    model.requires_grad_(False).eval()
+    extractor = WhisperFeatureExtractor.from_pretrained(name, revision=revision)
+    return model, extractor, WhisperTokenizer.from_pretrained(name, revision=revision)
 
 
 def _train_miniature(params: Params, folder: Path) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    CohereConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     PreTrainedConfig,
@@ -46,6 +48,8 @@ LLMS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "mistral": (MistralConfig, {"sliding_window": 8, "num_key_value_heads": 1}),
     "gemma2": (Gemma2Config, {"sliding_window": 8, "head_dim": 16, "num_key_value_heads": 1}),
     "gpt2": (GPT2Config, {"n_positions": 256}),  # learned positions: it sees where padding lies, if it is told so
+    "granite": (GraniteConfig, {"embedding_multiplier": 12.0, "logits_scaling": 8.0, "num_key_value_heads": 1}),
+    "cohere": (CohereConfig, {"logit_scale": 0.25, "num_key_value_heads": 1}),
     "gemma3": (Gemma3TextConfig, {"sliding_window": 8, "head_dim": 16, "num_key_value_heads": 1}),
 }
 
@@ -114,8 +118,7 @@ def build(
 ) -> tuple[BlspForConditionalGeneration, BlspProcessor]:
     """A model with a random adapter between these backbones, and its processor."""
     torch.manual_seed(1)
-    speech, llm = (str(pins[part]["name"]) for part in ("speech", "llm"))
-    processor = BlspProcessor.from_backbones(speech, llm, downsampling, encoding)
+    processor = BlspProcessor.from_backbones(pins, downsampling, encoding)
     config = BlspConfig(
         downsampling=downsampling,
         encoding=encoding,

@@ -97,7 +97,8 @@ class Stage:
                 AutoModelForCausalLM.from_config(self.config.text_config, dtype=self.dtype),
             )
             if self.settings.gradient_checkpointing:
-                model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+                model.language_model.activation_checkpointing_enable()
+                model.language_model.disable_input_require_grads()
             for parameter in model.multi_modal_projector.parameters():
                 parameter.grad = torch.zeros_like(parameter)  # there from the second micro-batch on: added to in place
             return model.train()

@@ -13,8 +13,8 @@ class BlspConfig(PreTrainedConfig):
     `adapter` is conv (the paper's) or stack, `downsampling` the encoder frames a speech vector, `bottleneck` the
     adapter's inner width. `encoding` is variable (windows as long as their audio) or padded (each padded to the
     encoder's whole window, which the encoder attends to).
-    `backbones` pins both parts: {"speech" | "llm": {"source", "name", "revision", "sha256", "licence"}}; with it
-    a checkpoint holds the adapter alone, without it (None) the whole model.
+    `backbones` pins both parts: {"speech" | "llm": {"source", "name", "origin", "revision", "sha256",
+    "licence"}}; with it a checkpoint holds the adapter alone, without it (None) the whole model.
     """
 
     model_type = "blsp"

@@ -6,7 +6,10 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel
 
+from blsp.errors import BlspError
+
 CHUNK_LOGITS = 1 << 25  # logits made at once: 128 MiB in float32
+CHECKED_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,34 @@ def greedy(model: PreTrainedModel, tokenizer: Any, max_new_tokens: int, **inputs
 
 
 def logits_of(llm: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
-    """The logits (N, V) of an LLM from its last states (N, D), as its own `forward` makes them."""
+    """The logits (N, V) of an LLM from its last states (N, D), as its own `forward` makes them: see `check_llm`."""
     logits = llm.get_output_embeddings()(states)
-    softcap = getattr(llm.config, "final_logit_softcapping", None)  # Gemma's
-    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+    if (factor := getattr(llm.config, "logit_scale", None)) is not None:  # Cohere's
+        logits = logits * factor
+    if (divisor := getattr(llm.config, "logits_scaling", None)) is not None:  # Granite's
+        logits = logits / divisor
+    if (softcap := getattr(llm.config, "final_logit_softcapping", None)) is not None:  # Gemma's
+        logits = torch.tanh(logits / softcap) * softcap
+    return logits
+
+
+@torch.no_grad()
+def check_llm(llm: PreTrainedModel) -> None:
+    """Nothing; the LLM says the same to embeddings of words, by way of its last states, as to the words themselves.
+
+    Speech enters as embeddings, and losses are made from last states. Families differ in what they do to both, under
+    names of their own; some change tokens alone on their way in. Raises BlspError where the logits differ.
+    """
+    vocabulary = llm.config.get_text_config().vocab_size
+    tokens = torch.arange(0, vocabulary, -(-vocabulary // CHECKED_TOKENS), device=llm.device)[None]
+    expected = llm(input_ids=tokens, use_cache=False).logits
+    states = llm.base_model(inputs_embeds=llm.get_input_embeddings()(tokens), use_cache=False).last_hidden_state
+    found = logits_of(llm, states).to(expected)
+    if not torch.allclose(found, expected, rtol=torch.finfo(llm.dtype).eps, atol=0.01 * float(expected.std())):
+        raise BlspError(
+            f"{llm.name_or_path}: an LLM of the kind {llm.config.model_type} answers otherwise to embeddings than to "
+            "the tokens they stand for, so it cannot be given speech; choose another as backbones.llm_name"
+        )
 
 
 def chunk_rows(llm: PreTrainedModel) -> int:

@@ -14,6 +14,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from blsp.errors import BlspError
 from blsp.model.adapter import build_adapter
 from blsp.model.configuration import BlspConfig
+from blsp.model.decoding import check_llm
 from blsp.model.pinning import backbone_source, check_backbone
 
 if TYPE_CHECKING:
@@ -27,15 +28,17 @@ SAMPLED_EMBEDDINGS = 4096
 def load_backbones(config: BlspConfig, dtype: Any, device_map: Any) -> tuple[WhisperEncoder, PreTrainedModel]:
     """The encoder and the LLM that `config.backbones` pins; `config` takes over their configurations.
 
-    Raises BlspError where one is missing or not the pinned one.
+    Raises BlspError where one is missing or not the pinned one, or the LLM cannot be given speech.
     """
+    pins = config.backbones or {}
     for part in ("speech", "llm"):
-        check_backbone(config, part)
+        check_backbone(pins, part)
     options = {"dtype": dtype, "device_map": None if _is_spread(device_map) else device_map}
-    options = {name: value for name, value in options.items() if value is not None}
-    (speech, speech_revision), (llm, llm_revision) = (backbone_source(config, part) for part in ("speech", "llm"))
+    options = {"use_safetensors": True, **{name: value for name, value in options.items() if value is not None}}
+    (speech, speech_revision), (llm, llm_revision) = (backbone_source(pins, part) for part in ("speech", "llm"))
     whisper = WhisperForConditionalGeneration.from_pretrained(speech, revision=speech_revision, **options)
     language_model = AutoModelForCausalLM.from_pretrained(llm, revision=llm_revision, **options)
+    check_llm(language_model)
     config.audio_config, config.text_config = whisper.config, language_model.config
     return whisper.get_encoder(), language_model
 
@@ -62,9 +65,10 @@ def load_adapter(file: Path, config: BlspConfig) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def embedding_scale(embeddings: nn.Embedding) -> float:
-    """The standard deviation of what the LLM's first layer gets for words.
+    """The standard deviation of what the LLM takes for words, as `inputs_embeds`.
 
     Asked of the embedding module and not of its weights: Gemma's multiplies them by the square root of the width.
+    What comes later, such as Granite's multiplier, meets words and speech alike.
     """
     vocabulary = embeddings.weight.shape[0]
     tokens = torch.arange(0, vocabulary, -(-vocabulary // SAMPLED_EMBEDDINGS), device=embeddings.weight.device)

@@ -73,7 +73,7 @@ class BlspForConditionalGeneration(PreTrainedModel, GenerationMixin):
         The adapter's closing norm is scaled to the LLM's embeddings, so that untrained speech vectors have the
         size of words. The three options mean what they mean to transformers' from_pretrained; without a dtype
         the backbones keep their checkpoints' and the adapter float32.
-        Raises BlspError where a backbone is missing or not the pinned one.
+        Raises BlspError where a backbone is missing or not the pinned one, or the LLM cannot be given speech.
         """
         audio_tower, language_model = load_backbones(config, dtype, device_map)
         model = cls(config, audio_tower, language_model)

@@ -3,7 +3,7 @@
 Axes: B prompts, C clips, W windows, M mel bins, T mel frames, L tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from blsp.model.adapter import adapter_length
 from blsp.model.chat import AUDIO_TOKEN
 from blsp.model.configuration import BlspConfig
 from blsp.model.encoder import encoder_length
+from blsp.model.pinning import backbone_source
 
 # LLMs' own chat templates know strings alone. This goes before them, and makes one string of a message's parts.
 JOIN_PARTS = (
@@ -58,25 +59,23 @@ class BlspProcessor(ProcessorMixin):
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
 
     @classmethod
-    def from_backbones(
-        cls, speech: str | Path, llm: str | Path, downsampling: int, encoding: str = "variable", **revisions: Any
-    ) -> "BlspProcessor":
-        """The processor of these two checkpoints; `speech_revision`, `llm_revision` pin them on the hub."""
-        feature_extractor = AutoFeatureExtractor.from_pretrained(speech, revision=revisions.get("speech_revision"))
-        tokenizer = AutoTokenizer.from_pretrained(llm, revision=revisions.get("llm_revision"))
+    def from_backbones(cls, pins: Mapping[str, Any], downsampling: int, encoding: str = "variable") -> "BlspProcessor":
+        """The processor of the two backbones that `pins` names, as backbones.json does.
+
+        Raises BlspError where one is missing.
+        """
+        (speech, speech_revision), (llm, llm_revision) = (backbone_source(pins, part) for part in ("speech", "llm"))
+        feature_extractor = AutoFeatureExtractor.from_pretrained(speech, revision=speech_revision)
+        tokenizer = AutoTokenizer.from_pretrained(llm, revision=llm_revision)
         return cls(feature_extractor, tokenizer, downsampling=downsampling, encoding=encoding)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> "BlspProcessor":
         """The processor of a saved adapter, from the backbones its configuration names, or of an exported model."""
-        from blsp.model.pinning import backbone_source
-
         config = BlspConfig.from_pretrained(folder)
         if not config.backbones:
             return super().from_pretrained(folder, **kwargs)
-        (speech, speech_revision), (llm, llm_revision) = (backbone_source(config, part) for part in ("speech", "llm"))
-        revisions = {"speech_revision": speech_revision, "llm_revision": llm_revision}
-        return cls.from_backbones(speech, llm, config.downsampling, config.encoding, **revisions)
+        return cls.from_backbones(config.backbones, config.downsampling, config.encoding)
 
     def __call__(self, text: Any = None, audio: Any = None, padding_side: str = "left", **kwargs: Any) -> BatchFeature:
         """Padded input_ids and attention_mask (B, L) and, with audio, what `features` gives.

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from blsp.errors import BlspError
 from blsp.model.modeling import BlspForConditionalGeneration
 from blsp.model.processing import BlspProcessor
-from blsp.training.sharding import processes_per_machine
+from blsp.training.switches import processes_per_machine
 
 BATCH_FRAMES = 8192  # encoder frames encoded at once, padding counted
 

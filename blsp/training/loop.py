@@ -48,7 +48,6 @@ def train_adapter(
     accelerator = Accelerator(
         mixed_precision="bf16" if settings.precision == "bfloat16" else "no", cpu=not torch.accelerator.is_available()
     )
-    model.to(accelerator.device)
     adapter = model.multi_modal_projector
     optimizer = torch.optim.AdamW(_parameter_groups(adapter, settings.weight_decay), lr=settings.lr)
     objective = AlignmentObjective(model, settings.objective, settings.temperature, settings.teacher)

@@ -38,24 +38,19 @@ def run(params: Params) -> None:
     from blsp.training.examples import Collator
     from blsp.training.loop import peak_memory_gib, train_adapter
     from blsp.training.plan import Plan
-    from blsp.training.sharding import shard
+    from blsp.training.switches import set_switches
 
     settings = params.train
     is_main = PartialState(cpu=not torch.accelerator.is_available()).is_main_process
     set_seed(settings.seed)
-    processor = BlspProcessor.from_backbones(
-        pins()["speech"]["name"], pins()["llm"]["name"], settings.downsampling, settings.encoding
-    )
+    processor = BlspProcessor.from_backbones(pins(), settings.downsampling, settings.encoding)
     model = BlspForConditionalGeneration.from_backbones(new_config(params, processor.audio_token_id))
     if processor.feature_extractor.sampling_rate != params.corpus.sampling_rate_hz:
         raise BlspError(
             f"params.yaml: corpus.sampling_rate_hz is {params.corpus.sampling_rate_hz}, but the speech model hears "
             f"{processor.feature_extractor.sampling_rate} Hz; set it to that and run `blsp corpus` again"
         )
-    _set_switches(model, settings)
-    if settings.shard_llm:
-        shard(model.language_model)
-    model.to(PartialState().device)
+    set_switches(model, settings)
     behaviours = [name for name, share in settings.shares.items() if share > 0]
     index = load_index("train", behaviours)
     sizes = training_sizes(index, model, processor)
@@ -110,20 +105,6 @@ def run(params: Params) -> None:
         print(f"dev: KL {report['dev_kl']:.3f} nats a token, top-1 agreement {report['dev_top1']:.3f}")
 
 
-def _set_switches(model: Any, settings: Train) -> None:
-    """Nothing; the model computes as the settings say: precision, recomputation, compilation."""
-    import torch
-
-    if settings.precision == "bfloat16":
-        model.language_model.to(torch.bfloat16)
-        model.audio_tower.to(torch.bfloat16)
-    if settings.gradient_checkpointing:
-        model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
-    if settings.compile:
-        model.language_model.base_model.compile(dynamic=True)
-        model.audio_tower.compile(dynamic=True)
-
-
 def _frame_cache(settings: Train, index: Any, sizes: Any, model: Any, processor: Any) -> Any:
     """The frames of all utterances, where the settings leave them room and the corpus is seen more than once."""
     from blsp.training.checkpoint import scratch_folder
@@ -142,20 +123,15 @@ def _frame_cache(settings: Train, index: Any, sizes: Any, model: Any, processor:
 
 def new_config(params: Params, audio_token_id: int) -> Any:
     """The configuration of a fresh adapter between the pinned backbones."""
-    from transformers import AutoConfig
-
     from blsp.model import BlspConfig
 
-    parts = pins()
     return BlspConfig(
-        audio_config=AutoConfig.from_pretrained(parts["speech"]["name"]),
-        text_config=AutoConfig.from_pretrained(parts["llm"]["name"]),
         audio_token_id=audio_token_id,
         adapter=params.train.adapter,
         downsampling=params.train.downsampling,
         bottleneck=params.train.bottleneck,
         encoding=params.train.encoding,
-        backbones=parts,
+        backbones=pins(),
     )
 
 

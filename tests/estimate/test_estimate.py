@@ -51,7 +51,8 @@ def real_model(settings):
     model.language_model.to(dtype)
     model.audio_tower.to(dtype)
     if settings.gradient_checkpointing:
-        model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.language_model.activation_checkpointing_enable()
+        model.language_model.disable_input_require_grads()
     for parameter in model.multi_modal_projector.parameters():
         parameter.grad = torch.zeros_like(parameter)
     return model.train()

@@ -3,12 +3,16 @@
 import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-from transformers import masking_utils
+from transformers import FalconH1Config, HyperCLOVAXConfig, masking_utils
 from transformers.integrations.flex_attention import WrappedFlexAttention
 
+from blsp import backbones
+from blsp.errors import BlspError
 from blsp.model.chat import AUDIO_TOKEN, build_prompt, respond
+from blsp.model.decoding import logits_of
 from tests import tiny
 
+FALCON = {"embedding_multiplier": 5.0, "mamba_d_ssm": 32, "mamba_n_heads": 4, "num_key_value_heads": 1}
 INSTRUCTIONS = ("Repeat the following text.", "Answer the question.", "Continue the following text.")
 
 
@@ -96,6 +100,36 @@ def test_speech_vectors_enter_the_llm_as_embeddings_do(built):
     vectors = model.get_input_embeddings()(tokens)[0]
     spoken = model.embed(torch.full_like(tokens, processor.audio_token_id), vectors)
     torch.testing.assert_close(model(inputs_embeds=spoken).logits, model.language_model(tokens).logits)
+
+
+@torch.no_grad()
+def test_last_states_give_the_logits_of_the_llm_itself(built):
+    llm, tokens = built[0].language_model, torch.arange(2, 12)[None]
+    states = llm.base_model(inputs_embeds=llm.get_input_embeddings()(tokens), use_cache=False).last_hidden_state
+    torch.testing.assert_close(logits_of(llm, states), llm(tokens).logits, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config_class", "particulars"),
+    [
+        # Its last states are multiplied where Granite's, by the same name, are divided.
+        ("hyperclovax", HyperCLOVAXConfig, {"logits_scaling": 0.125}),
+        # Its multiplier is for tokens alone: embeddings are taken as they are.
+        (
+            "falcon_h1",
+            FalconH1Config,
+            {"embedding_multiplier": 5.0, "mamba_d_ssm": 32, "mamba_n_heads": 4, "num_key_value_heads": 1},
+        ),
+    ],
+)
+def test_an_llm_that_cannot_be_given_speech_is_refused(tmp_path, monkeypatch, kind, config_class, particulars):
+    monkeypatch.setitem(tiny.LLMS, kind, (config_class, particulars))
+    pins = tiny.save_backbones(tmp_path, kind)
+    with pytest.raises(BlspError, match=f"{tmp_path}/llm: an LLM of the kind {kind} .* choose another"):
+        tiny.build(pins)
+    monkeypatch.setattr(backbones, "pins", lambda: pins)
+    with pytest.raises(BlspError, match=f"an LLM of the kind {kind}"):
+        backbones.load_llm()
 
 
 def test_answers_are_greedy_and_the_same_alone_and_in_a_batch(built, clips):

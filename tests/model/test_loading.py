@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
 
+from blsp import backbones
 from blsp.cli import main
 from blsp.errors import BlspError
 from blsp.model import BlspConfig, BlspForConditionalGeneration, BlspProcessor
@@ -16,6 +18,7 @@ from blsp.model.export import export
 from tests import tiny
 
 INSTRUCTION = "Repeat the following text."
+COMMIT, LATER_COMMIT = "a" * 40, "b" * 40
 
 
 def speech_inputs(processor, clips):
@@ -166,3 +169,42 @@ def test_the_command_exports_once(tiny_model, tmp_path, monkeypatch, capsys):
     assert {tensor.dtype for tensor in load_file("served/model.safetensors").values()} == {torch.bfloat16}
     assert main(["export", "served"]) == 1
     assert capsys.readouterr().err == "blsp export: served: is there already; remove it, or name another folder\n"
+
+
+@pytest.fixture
+def from_hub(tmp_path, monkeypatch):
+    """Pins of backbones at a commit on the hub, cached here with a later commit that has nothing in it."""
+    pins = tiny.save_backbones(tmp_path / "models/backbones")
+    for part, pin in pins.items():
+        repository = tmp_path / f"hub/models--owner--{part}"
+        shutil.copytree(str(pin["name"]), repository / "snapshots" / COMMIT)
+        (repository / "snapshots" / LATER_COMMIT).mkdir()
+        (repository / "refs").mkdir()
+        (repository / "refs/main").write_text(LATER_COMMIT)
+        pin |= {"source": "hub", "name": f"models/backbones/{part}", "origin": f"owner/{part}", "revision": COMMIT}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return pins
+
+
+def test_backbones_of_the_hub_are_loaded_at_their_pinned_commit(from_hub, clips, tmp_path, monkeypatch):
+    model, processor = tiny.build(from_hub)
+    model.save_pretrained("adapter")
+    inputs = speech_inputs(processor, clips)
+    expected = model(**inputs).logits
+    shutil.rmtree("models/backbones")
+    again, its_processor = (cls.from_pretrained("adapter") for cls in (BlspForConditionalGeneration, BlspProcessor))
+    assert torch.equal(again(**speech_inputs(its_processor, clips)).logits, expected)
+    monkeypatch.setattr(backbones, "pins", lambda: from_hub)
+    llm, tokenizer = backbones.load_llm()
+    assert torch.equal(llm.lm_head.weight, model.language_model.lm_head.weight)
+    assert tokenizer.get_vocab().items() <= processor.tokenizer.get_vocab().items()
+
+
+def test_a_changed_copy_of_a_backbone_of_the_hub_is_refused(from_hub):
+    tiny.build(from_hub)[0].save_pretrained("adapter")
+    weights = "models/backbones/llm/model.safetensors"
+    save_file({name: tensor + 1e-3 for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    with pytest.raises(BlspError, match="trained with the llm backbone .* bring the pinned backbone back"):
+        BlspForConditionalGeneration.from_pretrained("adapter")

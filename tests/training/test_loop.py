@@ -12,7 +12,7 @@ from blsp.training.checkpoint import Checkpoints
 from blsp.training.examples import Collator
 from blsp.training.loop import rate_at, train_adapter
 from blsp.training.plan import Plan, Sizes
-from blsp.training.sharding import shard
+from blsp.training.switches import set_switches
 from tests import tiny
 from tests.training.test_objective import examples
 
@@ -46,8 +46,7 @@ def training(pins, clips, scratch, settings=SETTINGS, model=None, log=None, on_e
         on_example(choice)
         return rows[choice.row]
 
-    if settings.shard_llm:
-        shard(model.language_model)
+    set_switches(model, settings)
     train_adapter(
         model,
         Collator(processor),

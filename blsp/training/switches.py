@@ -1,12 +1,38 @@
-"""An LLM too large for one device: its layers in pieces over a machine's processes, each whole while it computes."""
+"""How the frozen parts compute: precision, recomputation, compilation, and where an LLM's layers lie."""
 
 import os
+from typing import TYPE_CHECKING
 
+import torch
 from accelerate import PartialState
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+from blsp.model.modeling import BlspForConditionalGeneration
+
+if TYPE_CHECKING:
+    from blsp.params import Train
+
+
+def set_switches(model: BlspForConditionalGeneration, settings: "Train") -> None:
+    """Nothing; the model computes as the settings say, and lies on this process's device."""
+    if settings.precision == "bfloat16":
+        model.language_model.to(torch.bfloat16)
+        model.audio_tower.to(torch.bfloat16)
+    if settings.gradient_checkpointing:
+        model.language_model.activation_checkpointing_enable()
+        # transformers makes words ask for gradients too, for the older kind of checkpoint; speech vectors already do.
+        model.language_model.disable_input_require_grads()
+    if settings.shard_llm:
+        shard(model.language_model)
+    if settings.compile:
+        # Layer by layer: one graph serves them all, however deep the LLM, and `encode` calls the encoder's itself.
+        for module in model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.compile(dynamic=True)
+    model.to(PartialState().device)
 
 
 def shard(llm: PreTrainedModel) -> None:
