@@ -86,6 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # Weights load in seconds; the stages show progress of their own.
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
             os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+            if options.stage == "train":
+                from blsp.training.launch import train_on_every_device
+
+                if train_on_every_device(["--params", options.params, "train"]):
+                    return 0
             importlib.import_module(STAGES[options.stage][0]).run(params)
     except BlspError as error:
         print(f"blsp {options.stage}: {error}", file=sys.stderr)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from blsp.estimate.lengths import Lengths
 from blsp.estimate.rehearsal import Rehearsal, Stage
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 USABLE_SHARE = 0.9  # of a device's memory: the rest is for CUDA, its libraries and fragmentation
+DEVICES_PER_MACHINE = 8  # an LLM's layers are shared out among those of one machine
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,10 @@ def estimate(
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     resident = {
         "encoder weights": parameters["encoder"] * stage.dtype.itemsize,
-        "LLM weights": parameters["LLM"] * stage.dtype.itemsize,
+        **_llm_bytes(model.language_model, min(devices, DEVICES_PER_MACHINE) if settings.shard_llm else 1),
         "adapter weights": parameters["adapter"] * 4,
         "adapter gradients and AdamW moments": parameters["adapter"] * 12,
     }
-    if devices > 1:  # DistributedDataParallel sends gradients from buckets of its own
-        resident["gradient buckets"] = parameters["adapter"] * 4
     # As blsp.data.batches counts: a frame costs one forward of the encoder, an LLM position three of the LLM.
     frame_cost = parameters["encoder"] / (3 * parameters["LLM"])
     positions = stage.spoken + stage.frames * frame_cost
@@ -112,6 +113,17 @@ def estimate(
         flops_per_step=flops,
         hours=flops * settings.steps / (devices * tflops * 1e12 * utilisation) / 3600,
     )
+
+
+def _llm_bytes(llm: PreTrainedModel, pieces: int) -> dict[str, int]:
+    """What a device holds of the LLM: all, or its piece of each layer and two gathered ones (train.shard_llm)."""
+    whole = sum(p.nbytes for p in llm.parameters())
+    if pieces == 1:
+        return {"LLM weights": whole}
+    layers = [module for module in llm.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layer_bytes = [sum(p.nbytes for p in layer.parameters()) for layer in layers]
+    kept = whole - sum(layer_bytes) + sum(layer_bytes) // pieces
+    return {"LLM weights": kept, "LLM layers at work": 2 * max(layer_bytes)}
 
 
 def _largest(stage: Stage, utterances: int, room_bytes: float) -> int:
@@ -160,7 +172,7 @@ def table(found: Estimate, settings: "Train", device: Device, corpus_utterances:
         at_once = f"positions, {found.largest_utterances:,} utterances at once"
         lines += [_row("largest train.micro_batch_tokens", f"{found.largest_budget:,}", at_once)]
     else:
-        hint = "not one utterance fits; try train.precision: bfloat16 and train.gradient_checkpointing: true"
+        hint = "not one utterance fits; try train.precision: bfloat16, gradient_checkpointing or shard_llm: true"
         lines += [_row("largest train.micro_batch_tokens", "none", hint)]
     lines += [_row("steps", f"{settings.steps:,}", f"of {settings.batch_size:,} utterances")]
     if corpus_utterances:
