@@ -61,10 +61,17 @@ def check_llm(llm: PreTrainedModel) -> None:
     """
     vocabulary = llm.config.get_text_config().vocab_size
     tokens = torch.arange(0, vocabulary, -(-vocabulary // CHECKED_TOKENS), device=llm.device)[None]
-    expected = llm(input_ids=tokens, use_cache=False).logits
-    states = llm.base_model(inputs_embeds=llm.get_input_embeddings()(tokens), use_cache=False).last_hidden_state
-    found = logits_of(llm, states).to(expected)
-    if not torch.allclose(found, expected, rtol=torch.finfo(llm.dtype).eps, atol=0.01 * float(expected.std())):
+    expected = llm(input_ids=tokens, use_cache=False).logits[:, :-1]
+    embeddings = llm.get_input_embeddings()(tokens).clone()
+    embeddings[:, -1] = embeddings.mean(1)  # no word's, as speech is not; nothing before it hears it
+    try:
+        states = llm.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+        found = logits_of(llm, states)[:, :-1].to(expected)
+        eps, spread = torch.finfo(llm.dtype).eps, float(expected.std())
+        is_same = torch.allclose(found, expected, rtol=8 * eps, atol=0.01 * spread)
+    except RuntimeError:  # Gemma 4 looks up which words the embeddings are of
+        is_same = False
+    if not is_same:
         raise BlspError(
             f"{llm.name_or_path}: an LLM of the kind {llm.config.model_type} answers otherwise to embeddings than to "
             "the tokens they stand for, so it cannot be given speech; choose another as backbones.llm_name"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-from transformers import FalconH1Config, HyperCLOVAXConfig, masking_utils
+from transformers import FalconH1Config, Gemma4TextConfig, HyperCLOVAXConfig, masking_utils
 from transformers.integrations.flex_attention import WrappedFlexAttention
 
 from blsp import backbones
@@ -115,11 +115,9 @@ def test_last_states_give_the_logits_of_the_llm_itself(built):
         # Its last states are multiplied where Granite's, by the same name, are divided.
         ("hyperclovax", HyperCLOVAXConfig, {"logits_scaling": 0.125}),
         # Its multiplier is for tokens alone: embeddings are taken as they are.
-        (
-            "falcon_h1",
-            FalconH1Config,
-            {"embedding_multiplier": 5.0, "mamba_d_ssm": 32, "mamba_n_heads": 4, "num_key_value_heads": 1},
-        ),
+        ("falcon_h1", FalconH1Config, FALCON),
+        # It looks up the words that embeddings are of: speech is of none.
+        ("gemma4_text", Gemma4TextConfig, {"head_dim": 16, "num_key_value_heads": 1}),
     ],
 )
 def test_an_llm_that_cannot_be_given_speech_is_refused(tmp_path, monkeypatch, kind, config_class, particulars):
