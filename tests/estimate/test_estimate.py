@@ -193,15 +193,10 @@ def test_the_largest_budget_fits_and_a_larger_does_not():
 def test_a_sharded_llm_leaves_each_device_its_piece_and_two_layers_at_work():
     whole, sharded = (
         estimate(
-            WHISPER_SMALL,
-            LLAMA_2_7B,
-            train_settings(precision="bfloat16", shard_llm=is_on),
-            LENGTHS,
-            Device(80, 1, 1),
-            4,
-        )
+            SMALL_WHISPER, SMALL_LLAMA, train_settings(shard_llm=is_on), LENGTHS, Device(80, 1, 1), 4
+        ).resident_bytes
         for is_on in (False, True)
     )
-    layer = 2 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096)
-    assert sharded.resident_bytes["LLM layers at work"] == 2 * layer
-    assert sharded.resident_bytes["LLM weights"] == whole.resident_bytes["LLM weights"] - 32 * layer * 3 // 4
+    layer = 4 * (4 * 384**2 + 3 * 384 * 1024 + 2 * 384)
+    assert sharded["LLM layers at work"] == 2 * layer
+    assert sharded["LLM weights"] == whole["LLM weights"] - 6 * layer * 3 // 4
