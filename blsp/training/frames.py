@@ -85,6 +85,8 @@ class FrameCache:
 
     def make_room(self, limit_bytes: float) -> None:
         """Nothing; other caches of the folder are removed, the longest unwanted first, until all are in the limit."""
+        if not PartialState().is_local_main_process:
+            return
         others = sorted(
             (place for place in self.place.parent.iterdir() if place != self.place),
             key=lambda place: place.stat().st_mtime,
@@ -92,7 +94,7 @@ class FrameCache:
         used = {place: sum(file.stat().st_size for file in place.iterdir()) for place in [self.place, *others]}
         for place in others:
             if sum(used.values()) > limit_bytes:
-                shutil.rmtree(place)
+                shutil.rmtree(place, ignore_errors=True)
                 del used[place]
 
     def _values(self, row: int) -> torch.Tensor:
