@@ -86,17 +86,17 @@ def main() -> None:
     options = parser.parse_args()
     params, parts = load_params(), pins()
     model, extractor, tokenizer = load_speech_model()
-    processors = [
+    at_length, whole_window = (
         BlspProcessor.from_backbones(parts["speech"]["name"], parts["llm"]["name"], params.train.downsampling, encoding)
         for encoding in ("variable", "padded")
-    ]
+    )
     rate, window = extractor.sampling_rate, extractor.n_samples
     items = [item for item in test_items() if len(item.samples) <= window]
     items = items[:: max(len(items) // options.utterances, 1)][: options.utterances]
     frames_a_s = model.config.max_source_positions * rate // window
     rows, texts = [], defaultdict(list)
     for item in tqdm(items, unit="clip", mininterval=2):
-        variable, whole = both_encodings(model.get_encoder(), *processors, item.samples)
+        variable, whole = both_encodings(model.get_encoder(), at_length, whole_window, item.samples)
         cut = whole[: len(variable)]
         last = {f"last_second_{k}": v for k, v in difference(variable[-frames_a_s:], cut[-frames_a_s:]).items()}
         rows.append({"audio_s": len(item.samples) / rate, **difference(variable, cut), **last})

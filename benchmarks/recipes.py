@@ -39,8 +39,8 @@ def published_loss(model: BlspForConditionalGeneration, batch: Sequence[Utteranc
     features = torch.stack([pad(clip, (0, window - clip.shape[1])) for clip in clips])
     counts = torch.tensor([(clip.shape[1] + 1) // 2 for clip in clips])
     longest = int(counts.max())
-    with torch.no_grad():
-        tower = model.audio_tower
+    tower = model.audio_tower
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):  # as ours, which encodes before the objective
         frames = tower(features.to(device, tower.dtype)).last_hidden_state[:, :longest]
     adapter = model.multi_modal_projector
     # Its adapter does not know which frames are padding: all count as the longest's.
@@ -63,20 +63,22 @@ def published_loss(model: BlspForConditionalGeneration, batch: Sequence[Utteranc
     return output.loss
 
 
-def published_step(model: BlspForConditionalGeneration, batch: Sequence[Utterance]) -> None:
-    """Forward and backward of one batch."""
+def published_step(model: BlspForConditionalGeneration, batch: Sequence[Utterance]) -> torch.Tensor:
+    """The loss of one batch, after its forward and backward."""
     with precision(model):
         loss = published_loss(model, batch)
     loss.backward()
     model.zero_grad()
+    return loss.detach()
 
 
-def our_step(objective: AlignmentObjective, batch: Batch) -> None:
-    """Forward and backward of one micro-batch whose frames are there."""
+def our_step(objective: AlignmentObjective, batch: Batch) -> torch.Tensor:
+    """The loss of one micro-batch whose frames are there, after its forward and backward."""
     with precision(objective.model):
         loss = objective(batch) / len(batch.targets)
     loss.backward()
     objective.model.zero_grad()
+    return loss.detach()
 
 
 def encoded(model: BlspForConditionalGeneration, micro: Sequence[Utterance]) -> list[torch.Tensor]:

@@ -92,14 +92,17 @@ def loss_and_gradient(model: BlspForConditionalGeneration, loss: Loss, batch: Ba
     model.zero_grad()
     value = loss(batch)
     value.backward()
-    return value.item(), torch.cat([p.grad.flatten() for p in model.multi_modal_projector.parameters()])
+    return value.item(), torch.cat(
+        [p.grad.flatten() for p in model.multi_modal_projector.parameters() if p.grad is not None]
+    )
 
 
 def compare(
     model: BlspForConditionalGeneration, batches: list[Batch], temperature: float
 ) -> dict[str, dict[str, float]]:
     """For the live teacher nats a token, and for each estimator and K how it compares."""
-    live_loss, sums, tokens = 0.0, defaultdict(lambda: defaultdict(float)), 0
+    live_loss, tokens = 0.0, 0
+    sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for batch in batches:
         with torch.no_grad():
             teacher = logits(model, batch.written, None)

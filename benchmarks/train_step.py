@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import reduce
 from operator import add
+from typing import Any
 
 import numpy as np
 import torch
@@ -166,10 +167,13 @@ def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
     """The most FLOP/s that a square matrix product of this type reaches here, over sizes and repetitions."""
     best, repeats = 0.0, 10 if device.type == "cuda" else 1
     for size in MATRIX_SIZES[device.type]:
-        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        for _ in range(6):
-            seconds = seconds_of(lambda a=a, b=b: [a @ b for _ in range(repeats)], device)  # type: ignore[misc]
-            best = max(best, 2 * size**3 * repeats / seconds)
+        a, b, product = (torch.randn(size, size, device=device).to(dtype) for _ in range(3))
+
+        def multiply(a: torch.Tensor = a, b: torch.Tensor = b, product: torch.Tensor = product) -> None:
+            for _ in range(repeats):
+                torch.mm(a, b, out=product)
+
+        best = max(best, *(2 * size**3 * repeats / seconds_of(multiply, device) for _ in range(6)))
     return best
 
 
@@ -194,7 +198,7 @@ def main() -> None:
     options = parser.parse_args()
     shape, rounds, batch_size = SHAPES[options.size](), options.rounds, options.batch_size
     utterances = librispeech_like(options.utterances)
-    model = new_model(shape, options.device) if set(options.only) - {"arithmetic"} else None
+    model: Any = new_model(shape, options.device) if set(options.only) - {"arithmetic"} else None
     measures: dict[str, Callable[[], Figures]] = {
         "arithmetic": lambda: arithmetic(shape.config(), utterances, batch_size),
         "against_published": lambda: against_published(model, utterances, batch_size, rounds),
