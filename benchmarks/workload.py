@@ -5,6 +5,7 @@ Axes: M mel bins, T mel frames.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +28,9 @@ class Shape:
     dtype: torch.dtype
 
     def config(self) -> BlspConfig:
-        """That of the whole model."""
-        return BlspConfig(audio_config=self.audio, text_config=self.text, audio_token_id=AUDIO_TOKEN_ID, downsampling=8)
+        """A new one, of the whole model: models write into theirs, such as which attention they chose."""
+        audio, text = deepcopy(self.audio), deepcopy(self.text)
+        return BlspConfig(audio_config=audio, text_config=text, audio_token_id=AUDIO_TOKEN_ID, downsampling=8)
 
 
 def small() -> Shape:
@@ -69,11 +71,12 @@ SHAPES: dict[str, Callable[[], Shape]] = {"small": small, "large": large}
 def new_model(shape: Shape, device: torch.device) -> BlspForConditionalGeneration:
     """A model of the shape in train mode, its random weights made on the device; the adapter is float32."""
     torch.manual_seed(0)
+    config = shape.config()
     with device:
         model = BlspForConditionalGeneration(
-            shape.config(),
-            WhisperEncoder._from_config(shape.audio, dtype=shape.dtype),
-            AutoModelForCausalLM.from_config(shape.text, dtype=shape.dtype),
+            config,
+            WhisperEncoder._from_config(config.audio_config, dtype=shape.dtype),
+            AutoModelForCausalLM.from_config(config.text_config, dtype=shape.dtype),
         )
     model.multi_modal_projector.float()
     return model.train()

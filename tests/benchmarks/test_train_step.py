@@ -123,6 +123,15 @@ def test_parameters_are_those_of_the_matrices(make):
     assert {p.dtype for p in model.multi_modal_projector.parameters()} == {torch.float32}
 
 
+def test_models_keep_their_attention():
+    """A second configuration of the shape must not reach into the model of the first."""
+    of_both = shape()
+    model = new_model(of_both, CPU)
+    of_both.config()
+    parts = (model.audio_tower, model.language_model)
+    assert [part.config._attn_implementation for part in parts] == ["sdpa", "sdpa"]
+
+
 def test_micro_batches_hold_every_utterance_once():
     utterances = librispeech_like(20, vocabulary=VOCABULARY)
     micros = our_micro_batches((1, 10), 8, utterances, 600)
