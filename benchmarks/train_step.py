@@ -5,7 +5,7 @@
 
 Published: random batches, every clip padded to 30 s, the parts of the prompt padded each for itself, logits over the
 whole vocabulary at every position. Ours: batches of similar lengths within a budget, audio at its length, logits
-where there is a target. Lengths are drawn like LibriSpeech's (1.3 to 35 s, mean about 12 s), texts to match; weights are
+where there is a target. Lengths are drawn like LibriSpeech's (1.3 to 35 s, mean 12 s), texts to match; weights are
 random. A step is forward and backward; the optimiser's share is the same for both and left out. The last line is
 JSON. What it said, and when, is in benchmarks/LOG.md.
 """
