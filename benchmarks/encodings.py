@@ -87,8 +87,7 @@ def main() -> None:
     params, parts = load_params(), pins()
     model, extractor, tokenizer = load_speech_model()
     at_length, whole_window = (
-        BlspProcessor.from_backbones(parts["speech"]["name"], parts["llm"]["name"], params.train.downsampling, encoding)
-        for encoding in ("variable", "padded")
+        BlspProcessor.from_backbones(parts, params.train.downsampling, encoding) for encoding in ("variable", "padded")
     )
     rate, window = extractor.sampling_rate, extractor.n_samples
     items = [item for item in test_items() if len(item.samples) <= window]

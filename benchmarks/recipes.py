@@ -13,7 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 from benchmarks.workload import Utterance, precision
 from blsp.model import BlspForConditionalGeneration
 from blsp.model.adapter import adapter_length
-from blsp.training.examples import Batch, Prompted
+from blsp.model.responses import prompted
+from blsp.training.examples import Batch
 from blsp.training.objective import AlignmentObjective
 from blsp.training.plan import Choice, Plan, Sizes
 
@@ -97,26 +98,25 @@ def our_batch(
     model: BlspForConditionalGeneration, micro: Sequence[Utterance], clips: Sequence[torch.Tensor] | None = None
 ) -> Batch:
     """The batch that the Collator makes of such utterances; `clips` are their frames where a cache has them."""
-    device = model.device
-    clips = encoded(model, micro) if clips is None else [clip.to(device) for clip in clips]
+    clips = encoded(model, micro) if clips is None else list(clips)
     counts = [len(clip) for clip in clips]
     audio = [[model.config.audio_token_id] * adapter_length(count, model.config.downsampling) for count in counts]
-    targets = torch.tensor([token for u in micro for token in u.response])
-    utterance = torch.repeat_interleave(torch.arange(len(micro)), torch.tensor([len(u.response) for u in micro]))
+    responses = [u.response for u in micro]
+    targets = torch.tensor([token for response in responses for token in response])
+    utterance = torch.repeat_interleave(torch.arange(len(micro)), torch.tensor([len(r) for r in responses]))
     return Batch(
         ids=[str(row) for row in range(len(micro))],
-        written=_prompted([u.prefix + u.transcript + u.closing for u in micro], micro, device),
-        spoken=_prompted([u.prefix + a + u.closing for u, a in zip(micro, audio, strict=True)], micro, device),
-        targets=targets.to(device),
-        utterance=utterance.to(device),
-        top_ids=torch.arange(TOP_K).expand(len(targets), -1).to(device),
-        top_logprobs=torch.full((len(targets), TOP_K), -4.0).to(device),
-        frames=pad_sequence(clips, batch_first=True),
-        frame_counts=torch.tensor(counts, device=device),
+        written=prompted([u.prefix + u.transcript + u.closing for u in micro], responses),
+        spoken=prompted([u.prefix + a + u.closing for u, a in zip(micro, audio, strict=True)], responses),
+        targets=targets,
+        utterance=utterance,
+        top_ids=torch.arange(TOP_K).expand(len(targets), -1),
+        top_logprobs=torch.full((len(targets), TOP_K), -4.0),
+        audio={"frames": pad_sequence(clips, batch_first=True), "counts": torch.tensor(counts)},
         audio_s=sum(u.seconds for u in micro),
         real=0,
         padded=0,
-    )
+    ).to(model.device)
 
 
 def our_micro_batches(
@@ -139,14 +139,6 @@ def spoken_positions(utterance: Utterance, downsampling: int) -> int:
     """LLM positions of the utterance when it is heard."""
     around = len(utterance.prefix) + len(utterance.closing) + len(utterance.response)
     return around + adapter_length(utterance.frames, downsampling)
-
-
-def _prompted(prompts: list[list[int]], micro: Sequence[Utterance], device: torch.device) -> Prompted:
-    ids, mask = _padded([prompt + u.response for prompt, u in zip(prompts, micro, strict=True)])
-    at = torch.arange(ids.shape[1])
-    starts = torch.tensor([len(prompt) for prompt in prompts])[:, None]
-    predicts = (at >= starts - 1) & (at < mask.sum(1, keepdim=True) - 1)
-    return Prompted(ids.to(device), mask.to(device), predicts.to(device))
 
 
 def _padded(rows: Sequence[list[int]], value: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

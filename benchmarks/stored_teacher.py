@@ -26,8 +26,9 @@ from torch.nn.functional import log_softmax
 
 from blsp.data.batches import evaluation_batches
 from blsp.model import BlspForConditionalGeneration, BlspProcessor
+from blsp.model.responses import Prompted
 from blsp.params import load_params
-from blsp.training.examples import Batch, Collator, Prompted
+from blsp.training.examples import Batch, Collator
 from blsp.training.objective import AlignmentObjective
 from blsp.training.train import ADAPTER_DIR, new_config
 
@@ -44,7 +45,8 @@ def logits(model: BlspForConditionalGeneration, prompted: Prompted, vectors: tor
 
 def student_logits(model: BlspForConditionalGeneration, batch: Batch) -> torch.Tensor:
     """Of the LLM that hears."""
-    return logits(model, batch.spoken, model.project(batch.frames, batch.frame_counts).pooler_output)
+    frames, counts = model.encode_audio(**batch.audio)
+    return logits(model, batch.spoken, model.project(frames, counts).pooler_output)
 
 
 def top_loss(
@@ -146,7 +148,7 @@ def main() -> None:
     temperatures = sorted({1.0, settings.temperature})
     result: dict[str, Any] = {"utterances": len(examples), "batch_size": options.batch_size}
     for name, model in models():
-        collator = Collator(model, processor)
+        collator = Collator(processor)
         rows = [examples[at : at + options.batch_size] for at in range(0, len(examples), options.batch_size)]
         batches = [collator(row) for row in rows]
         for t in temperatures:
