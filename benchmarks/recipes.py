@@ -114,8 +114,6 @@ def our_batch(
         top_logprobs=torch.full((len(targets), TOP_K), -4.0),
         audio={"frames": pad_sequence(clips, batch_first=True), "counts": torch.tensor(counts)},
         audio_s=sum(u.seconds for u in micro),
-        real=0,
-        padded=0,
     ).to(model.device)
 
 

@@ -46,8 +46,7 @@ class Batch:
     input_features (B, M, T) and input_features_mask (B, T); or, where all were known, its frames (B, S, E) and
     their counts (B,), as it gives them.
     `targets` (N,) are the tokens to predict, utterance after utterance, and `utterance` (N,) says whose each is;
-    `top_ids` and `top_logprobs` (N, K) are the stored teacher's, where there is one. `real` and `padded` count the
-    work of encoder and LLM in positions, without and with padding.
+    `top_ids` and `top_logprobs` (N, K) are the stored teacher's, where there is one.
     """
 
     ids: list[str]
@@ -59,8 +58,6 @@ class Batch:
     top_logprobs: torch.Tensor | None
     audio: Mapping[str, torch.Tensor]
     audio_s: float
-    real: int
-    padded: int
 
     def to(self, device: torch.device) -> Self:
         """This batch on a device."""
@@ -83,20 +80,16 @@ class Collator:
             prompt = build_prompt(processor.tokenizer, example.instruction, AUDIO_TOKEN)
             speech.append(prompt.replace(AUDIO_TOKEN, placeholder))
         lengths = torch.tensor([len(e.response_ids) for e in examples])
-        written, spoken = self._prompted(texts, examples), self._prompted(speech, examples)
-        frames = [processor.frame_count(e.num_samples) for e in examples]
         return Batch(
             ids=[e.id for e in examples],
-            written=written,
-            spoken=spoken,
+            written=self._prompted(texts, examples),
+            spoken=self._prompted(speech, examples),
             targets=torch.tensor([token for e in examples for token in e.response_ids]),
             utterance=torch.repeat_interleave(torch.arange(len(examples)), lengths),
             top_ids=_stacked([e.top_ids for e in examples], torch.long),
             top_logprobs=_stacked([e.top_logprobs for e in examples], torch.float32),
             audio=self._audio(examples),
             audio_s=sum(e.num_samples for e in examples) / processor.feature_extractor.sampling_rate,
-            real=int(spoken.mask.sum()) + sum(frames),
-            padded=spoken.mask.numel() + len(frames) * max(frames),
         )
 
     def _prompted(self, prompts: list[str], examples: Sequence[Example]) -> Prompted:

@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 class Work:
     """What this process does in one step: its micro-batches, of a global batch with so many targets.
 
-    A batch that does not count is there because every process makes as many passes as the others.
+    A batch that does not count is there because every process makes as many passes as the others. `cost` is what
+    the batches take of train.micro_batch_tokens, `needed` what they would without padding.
     """
 
     step: int
     batches: list[Batch]
     counts: list[bool]
     targets: int
+    cost: float
+    needed: float
 
 
 def batches_ahead(
@@ -68,4 +71,11 @@ class _Steps(Dataset[Work | BlspError]):
             batches = [self.collator([self.example(c) for c in micro or choices[:1]]) for micro in mine]
         except BlspError as error:
             return error  # raised in a worker, it would come with the worker's traceback in its message
-        return Work(step, batches, [bool(micro) for micro in mine], self.plan.target_count(choices))
+        return Work(
+            step=step,
+            batches=batches,
+            counts=[bool(micro) for micro in mine],
+            targets=self.plan.target_count(choices),
+            cost=sum(self.plan.cost(micro) for micro in mine),
+            needed=sum(self.plan.cost([choice]) for micro in mine for choice in micro),
+        )

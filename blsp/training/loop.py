@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -118,8 +118,7 @@ def _step(
             loss = objective(batch.to(accelerator.device)) * (counts / work.targets)
         loss.backward()
         losses.append(loss.detach())
-        if counts:
-            meter.count(batch)
+    meter.count(work)
     # The adapter comes last in the backward pass: no computation is left to hide this behind, as DDP would.
     for parameter in adapter.parameters():
         parameter.grad = accelerator.reduce(parameter.grad, reduction="sum")
@@ -130,7 +129,7 @@ def _step(
         broken = [name for loss, batch in pairs if not math.isfinite(loss) for name in batch.ids]
         everyone = gather_object(broken) or gather_object([name for _, batch in pairs for name in batch.ids])
         raise BlspError(
-            f"train: the loss is {total} and the gradient's norm {norm}, on the utterances {', '.join(everyone)}; "
+            f"train: the loss is {total} and the gradient's norm {norm}, on the utterances {', '.join(sorted(everyone))}; "
             "listen to them, or lower train.lr. The last checkpoint is kept"
         )
     return total, norm
@@ -172,22 +171,21 @@ class _Meter:
         self.restart()
 
     def restart(self) -> None:
-        self.since, self.tokens, self.audio_s, self.real, self.padded = time.perf_counter(), 0, 0.0, 0, 0
+        self.since, self.sums = time.perf_counter(), torch.zeros(4, dtype=torch.float64)
 
-    def count(self, batch: Any) -> None:
-        self.tokens += len(batch.targets)
-        self.audio_s += batch.audio_s
-        self.real += batch.real
-        self.padded += batch.padded
+    def count(self, work: Work) -> None:
+        counted = [batch for batch, counts in zip(work.batches, work.counts, strict=True) if counts]
+        tokens, audio_s = sum(len(batch.targets) for batch in counted), sum(batch.audio_s for batch in counted)
+        self.sums += torch.tensor([tokens, audio_s, work.needed, work.cost])
 
     def figures(self) -> dict[str, float]:
-        sums = torch.tensor([self.tokens, self.audio_s, self.real, self.padded], device=self.accelerator.device)
-        tokens, audio_s, real, padded = self.accelerator.reduce(sums, reduction="sum").tolist()
+        sums = self.sums.float().to(self.accelerator.device)
+        tokens, audio_s, needed, cost = self.accelerator.reduce(sums, reduction="sum").tolist()
         now = time.perf_counter()
         return {
             "tokens_per_s": tokens / (now - self.since),
             "audio_s_per_s": audio_s / (now - self.since),
-            "padding_share": 1 - real / max(padded, 1),
+            "padding_share": 1 - needed / cost,
             "peak_memory_gib": peak_memory_gib(),
             "elapsed_s": now - self.started,
         }

