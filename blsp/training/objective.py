@@ -143,7 +143,8 @@ class AlignmentObjective(nn.Module):
         for chunk, *rest in zip(*map(self._chunks, (states.detach(), *others)), strict=True):
             with torch.enable_grad():
                 value = loss(chunk.requires_grad_(), *rest)
-            gradients += torch.autograd.grad(value, chunk)
+            value.backward()
+            gradients.append(chunk.grad)
             total += value.detach()
         return _WithGradient.apply(states, total, torch.cat(gradients))
 

@@ -196,5 +196,5 @@ def test_a_sharded_llm_leaves_each_device_its_piece_and_two_layers_at_work():
         for is_on in (False, True)
     )
     layer = 4 * (4 * 384**2 + 3 * 384 * 1024 + 2 * 384)
-    assert sharded.resident_bytes["LLM layers at work"] == 2 * layer
-    assert sharded.resident_bytes["LLM weights"] == whole.resident_bytes["LLM weights"] - 6 * layer * 3 // 4
+    assert sharded["LLM layers at work"] == 2 * layer
+    assert sharded["LLM weights"] == whole["LLM weights"] - 6 * layer * 3 // 4
