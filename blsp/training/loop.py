@@ -128,8 +128,9 @@ def _step(
         pairs = list(zip(losses, work.batches, strict=True))
         broken = [name for loss, batch in pairs if not math.isfinite(loss) for name in batch.ids]
         everyone = gather_object(broken) or gather_object([name for _, batch in pairs for name in batch.ids])
+        names = ", ".join(sorted(everyone))
         raise BlspError(
-            f"train: the loss is {total} and the gradient's norm {norm}, on the utterances {', '.join(sorted(everyone))}; "
+            f"train: the loss is {total} and the gradient's norm {norm}, on the utterances {names}; "
             "listen to them, or lower train.lr. The last checkpoint is kept"
         )
     return total, norm

@@ -10,8 +10,10 @@ from functools import lru_cache
 
 import numpy as np
 
-POOL_BATCHES = 32  # batches sorted by cost together: enough for little padding, few enough for variety
-CUT_TRIALS = 16  # halvings of the budget in search of equal pieces
+# Batches sorted by audio together: enough for little padding, few enough for variety. Not sorted by text: responses of
+# one length are often of one kind, and batches of one kind were seen to teach less (benchmarks/LOG.md).
+POOL_BATCHES = 32
+MICRO_BATCH_POSITIONS = 128  # what a micro-batch takes besides: weights are read, kernels started
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,29 +68,28 @@ class Plan:
     def _make_epoch(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         rng = np.random.default_rng([self.seed, epoch])
         drawn = (rng.random(len(self.rows)) >= self._thresholds).sum(0).clip(max=len(self.behaviours) - 1)
-        by_behaviour = np.stack([self.sizes.positions[name][self.rows] for name in self.behaviours])
-        positions = by_behaviour[drawn, np.arange(len(self.rows))]
-        cost = self.sizes.frames[self.rows] * self.sizes.frame_cost + positions
+        frames = self.sizes.frames[self.rows]
         shuffled = rng.permutation(len(self.rows))
         batches: list[np.ndarray] = []
         for start in range(0, len(shuffled), POOL_BATCHES * self.batch_size):
             pool = shuffled[start : start + POOL_BATCHES * self.batch_size]
-            pool = pool[np.argsort(cost[pool], kind="stable")]
+            pool = pool[np.argsort(frames[pool], kind="stable")]
             batches += [pool[at : at + self.batch_size] for at in range(0, len(pool), self.batch_size)]
         return [batches[number] for number in rng.permutation(len(batches))], drawn
 
     def micro_batches(self, choices: Sequence[Choice], budget: float, processes: int) -> list[list[list[Choice]]]:
         """For each process its micro-batches, as many on every process, each within `budget` if it can be.
 
-        They are as few as can be, and as equal in cost. The budget counts LLM positions with padding, and encoder
-        frames at their cost. Where there are fewer utterances than processes, some micro-batches are empty.
+        Utterances are dealt to the processes in the order of their costs, so that all have like work. What each has is
+        cut where that takes the least work in all. The budget counts LLM positions with padding, and encoder frames
+        at their cost. Where a process has less to do than others, some of its micro-batches are empty.
         """
         encoder, llm = self._costs(choices)
         order = np.argsort(encoder + llm, kind="stable")
-        cuts = _equal_cuts(encoder[order], llm[order], budget, processes)
-        micro = [[choices[at] for at in piece] for piece in np.split(order, cuts)]
-        micro += [[]] * (-len(micro) % processes)
-        return [micro[rank::processes] for rank in range(processes)]
+        hands = [order[rank::processes] for rank in range(processes)]
+        cut = [np.split(hand, _best_cuts(encoder[hand], llm[hand], budget)) for hand in hands]
+        rounds = max(map(len, cut))
+        return [[[choices[at] for at in piece] for piece in pieces] + [[]] * (rounds - len(pieces)) for pieces in cut]
 
     def cost(self, choices: Sequence[Choice]) -> float:
         """What a micro-batch of these utterances takes of the budget, padding counted."""
@@ -96,35 +97,28 @@ class Plan:
 
     def _costs(self, choices: Sequence[Choice]) -> tuple[np.ndarray, np.ndarray]:
         """What each utterance takes of the encoder and of the LLM, in LLM positions."""
-        frames = np.array([self.sizes.frames[choice.row] for choice in choices])
-        positions = np.array([self.sizes.positions[choice.behaviour][choice.row] for choice in choices])
+        frames = np.array([self.sizes.frames[choice.row] for choice in choices], dtype=float)
+        positions = np.array([self.sizes.positions[choice.behaviour][choice.row] for choice in choices], dtype=float)
         return frames * self.sizes.frame_cost, positions
 
 
-def _equal_cuts(encoder: np.ndarray, llm: np.ndarray, budget: float, processes: int) -> list[int]:
-    """Where to cut utterances of these costs: into no more pieces than the budget asks for, of which the dearest is
-    as cheap as it can be. The number of pieces is made up to a multiple of `processes`.
+def _best_cuts(encoder: np.ndarray, llm: np.ndarray, budget: float) -> list[int]:
+    """Where to cut utterances of these costs for the least work: more pieces pad less, and take more besides.
+
+    Found from the least work up to each utterance, for every place where the last piece may begin.
     """
-    cuts = _cuts(encoder, llm, budget)
-    pieces = -(-(len(cuts) + 1) // processes) * processes
-    low, high = 0.0, budget
-    for _ in range(CUT_TRIALS):
-        limit = (low + high) / 2
-        finer = _cuts(encoder, llm, limit)
-        if len(finer) < pieces:
-            high, cuts = limit, finer
-        else:
-            low = limit
-    return cuts
-
-
-def _cuts(encoder: np.ndarray, llm: np.ndarray, limit: float) -> list[int]:
-    """Where to cut so that each piece, padded, costs no more than the limit, or is one utterance."""
+    count = len(llm)
+    least, begins = np.zeros(count + 1), np.zeros(count + 1, dtype=int)
+    longest_audio, longest_text = np.zeros(count), np.zeros(count)  # of the piece that begins here
+    for end in range(1, count + 1):
+        np.maximum(longest_audio[:end], encoder[end - 1], out=longest_audio[:end])
+        np.maximum(longest_text[:end], llm[end - 1], out=longest_text[:end])
+        padded = np.arange(end, 0, -1) * (longest_audio[:end] + longest_text[:end])
+        padded[:-1][padded[:-1] > budget] = np.inf
+        work = least[:end] + padded + MICRO_BATCH_POSITIONS
+        begins[end] = work.argmin()
+        least[end] = work[begins[end]]
     cuts: list[int] = []
-    start, longest_audio, longest_text = 0, 0.0, 0.0
-    for at, (audio, text) in enumerate(zip(encoder.tolist(), llm.tolist(), strict=True)):
-        longest_audio, longest_text = max(longest_audio, audio), max(longest_text, text)
-        if at > start and (at + 1 - start) * (longest_audio + longest_text) > limit:
-            cuts.append(at)
-            start, longest_audio, longest_text = at, audio, text
-    return cuts
+    while count and (count := int(begins[count])):
+        cuts.append(count)
+    return cuts[::-1]
