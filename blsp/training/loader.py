@@ -1,14 +1,13 @@
-"""Batches ahead of the device: worker processes read audio and make features while the step before is computed."""
+"""Batches ahead of the device: threads read audio and compute features while the steps before are computed."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from accelerate import PartialState
-from torch.utils.data import DataLoader, Dataset
 
-from blsp.errors import BlspError
 from blsp.training.examples import Batch, Collator, Example
 from blsp.training.plan import Choice, Plan
 
@@ -41,41 +40,35 @@ def batches_ahead(
 ) -> Iterator[Work]:
     """The work of this process from `first_step` on, step by step.
 
-    Every worker makes whole steps, and the plan alone says what is in one: which worker makes it changes nothing.
-    Raises the BlspError that reading an utterance raised.
+    Threads make whole steps, and the plan alone says what is in one: which thread makes it changes nothing. Decoding
+    audio and computing features, most of the work, let other threads run.
     """
-    steps = _Steps(plan, example, collator, settings)
-    loader: DataLoader[Work | BlspError] = DataLoader(
-        steps,
-        batch_size=None,
-        sampler=range(first_step, settings.steps),
-        num_workers=settings.workers,
-        generator=torch.Generator(),  # a loader draws a seed: not from the one that training's state is saved of
-    )
-    for work in loader:
-        if isinstance(work, BlspError):
-            raise work
-        yield work
+    state = PartialState()
 
-
-class _Steps(Dataset[Work | BlspError]):
-    def __init__(self, plan: Plan, example: Callable[[Choice], Example], collator: Collator, settings: "Train") -> None:
-        state = PartialState()
-        self.rank, self.processes = state.process_index, state.num_processes
-        self.plan, self.example, self.collator, self.settings = plan, example, collator, settings
-
-    def __getitem__(self, step: int) -> Work | BlspError:
-        choices = self.plan.batch(step)
-        mine = self.plan.micro_batches(choices, self.settings.micro_batch_tokens, self.processes)[self.rank]
-        try:
-            batches = [self.collator([self.example(c) for c in micro or choices[:1]]) for micro in mine]
-        except BlspError as error:
-            return error  # raised in a worker, it would come with the worker's traceback in its message
+    def work(step: int) -> Work:
+        choices = plan.batch(step)
+        mine = plan.micro_batches(choices, settings.micro_batch_tokens, state.num_processes)[state.process_index]
         return Work(
             step=step,
-            batches=batches,
+            batches=[collator([example(choice) for choice in micro or choices[:1]]) for micro in mine],
             counts=[bool(micro) for micro in mine],
-            targets=self.plan.target_count(choices),
-            cost=sum(self.plan.cost(micro) for micro in mine),
-            needed=sum(self.plan.cost([choice]) for micro in mine for choice in micro),
+            targets=plan.target_count(choices),
+            cost=sum(plan.cost(micro) for micro in mine),
+            needed=sum(plan.cost([choice]) for micro in mine for choice in micro),
         )
+
+    steps = range(first_step, settings.steps)
+    if not settings.workers:
+        yield from map(work, steps)
+        return
+    pool = ThreadPoolExecutor(settings.workers)
+    ahead: deque[Future[Work]] = deque()
+    try:
+        for step in steps:
+            ahead.append(pool.submit(work, step))
+            if len(ahead) > settings.workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

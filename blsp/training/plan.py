@@ -13,7 +13,7 @@ import numpy as np
 # Batches sorted by audio together: enough for little padding, few enough for variety. Not sorted by text: responses of
 # one length are often of one kind, and batches of one kind were seen to teach less (benchmarks/LOG.md).
 POOL_BATCHES = 32
-MICRO_BATCH_POSITIONS = 128  # what a micro-batch takes besides: weights are read, kernels started
+MICRO_BATCH_POSITIONS = 192  # what a micro-batch takes besides: weights are read, kernels started
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,15 @@ def run(params: Params) -> None:
     behaviours = [name for name, share in settings.shares.items() if share > 0]
     index = load_index("train", behaviours)
     sizes = training_sizes(index, model, processor)
+    cache = _frame_cache(settings, index, sizes, model, processor)
+    if cache:
+        sizes = replace(sizes, frame_cost=0.0)  # known frames cost nothing
     plan = Plan(sizes, settings.shares, settings.batch_size, settings.seed)
     dev = list(evaluation_batches("dev", next(iter(settings.shares)), params.evaluate.batch_size))
     # How the work is done, not what comes of it: a run may go on with others of these.
     what = settings.model_dump(exclude={"workers", "shard_llm"})
     checkpoints = Checkpoints({"train": what, "backbones": pins(), "data": index.digest()})
-    collator = Collator(processor, _frame_cache(settings, index, sizes, model, processor))
+    collator = Collator(processor, cache)
     Path(LOG).parent.mkdir(exist_ok=True)
     started = time.perf_counter()
     records: list[dict[str, float]] = []
