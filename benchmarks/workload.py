@@ -112,8 +112,13 @@ class Utterance:
 def librispeech_like(count: int, seed: int = 0, vocabulary: int = 32_000) -> list[Utterance]:
     """Utterances whose lengths are spread like LibriSpeech's: many near 15 s, a tail of short ones."""
     rng = np.random.default_rng(seed)
+    return [utterance(s, rng, vocabulary) for s in librispeech_seconds(count, rng).tolist()]
+
+
+def librispeech_seconds(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Lengths in s, 1.3 to 35, of mean 12: many near 15, a tail of short ones."""
     seconds = np.where(rng.random(count) < 0.6, rng.normal(14.5, 1.2, count), rng.gamma(3.0, 3.0, count))
-    return [utterance(float(s), rng, vocabulary) for s in np.clip(seconds, 1.3, 35)]
+    return np.clip(seconds, 1.3, 35)
 
 
 def utterance(

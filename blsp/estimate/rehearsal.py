@@ -30,6 +30,7 @@ from blsp.model.configuration import BlspConfig
 from blsp.model.encoder import encode
 from blsp.model.modeling import BlspForConditionalGeneration
 from blsp.training.objective import AlignmentObjective
+from blsp.training.switches import recompute
 
 if TYPE_CHECKING:
     from blsp.params import Train
@@ -97,8 +98,7 @@ class Stage:
                 AutoModelForCausalLM.from_config(self.config.text_config, dtype=self.dtype),
             )
             if self.settings.gradient_checkpointing:
-                model.language_model.activation_checkpointing_enable()
-                model.language_model.disable_input_require_grads()
+                recompute(model.language_model)
             for parameter in model.multi_modal_projector.parameters():
                 parameter.grad = torch.zeros_like(parameter)  # there from the second micro-batch on: added to in place
             return model.train()

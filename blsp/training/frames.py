@@ -51,12 +51,8 @@ class FrameCache:
     def get(self, id_: str) -> torch.Tensor | None:
         """The frames (S, E) of the utterance, None where they are not there yet, or never will be."""
         row = self.rows.get(id_)
-        return None if row is None or not self.has(row) else self._values(row)
-
-    def has(self, row: int) -> bool:
-        """Whether the frames of this row are there, and whole."""
-        expected = int(self._checksums[row])
-        return expected != 0 and expected == _checksum(self._frames[self._place(row)])
+        values = None if row is None else self._values(row)
+        return None if values is None else torch.from_numpy(values).view(-1, self.width)
 
     def put(self, row: int, frames: torch.Tensor) -> None:
         """Nothing; the frames (S, E) of this row are kept."""
@@ -76,8 +72,10 @@ class FrameCache:
         order = np.argsort(self.frame_counts, kind="stable")
         batches = _batches(order, self.frame_counts, BATCH_FRAMES)
         mine = batches[state.local_process_index :: processes_per_machine()]
-        stale = [batch for batch in mine if not all(self.has(row) for row in batch)]
-        for batch in tqdm(stale, desc="encode", unit="batch", mininterval=2, disable=not state.is_main_process):
+        stale = [batch for batch in mine if any(self._values(row) is None for row in batch)]
+        for batch in tqdm(
+            stale, desc="encode", unit="batch", mininterval=2, disable=not (stale and state.is_main_process)
+        ):
             frames, counts = model.encode_audio(**processor.features([load_samples(row) for row in batch]))
             for row, clip, count in zip(batch, frames, counts.tolist(), strict=True):
                 self.put(row, clip[:count])
@@ -97,8 +95,12 @@ class FrameCache:
                 shutil.rmtree(place, ignore_errors=True)
                 del used[place]
 
-    def _values(self, row: int) -> torch.Tensor:
-        return torch.from_numpy(np.array(self._frames[self._place(row)])).view(-1, self.width)
+    def _values(self, row: int) -> np.ndarray | None:
+        """The numbers of this row, read once; None where they are not there, or not whole."""
+        if not (expected := int(self._checksums[row])):
+            return None
+        values = np.array(self._frames[self._place(row)])
+        return values if _checksum(values) == expected else None
 
     def _place(self, row: int) -> slice:
         return slice(self.starts[row] * self.width, self.starts[row + 1] * self.width)
@@ -115,7 +117,7 @@ def _batches(order: np.ndarray, frame_counts: np.ndarray, budget: int) -> list[l
 
 
 def _checksum(values: np.ndarray) -> int:
-    return zlib.crc32(values.tobytes()) or 1  # 0 says that nothing is there
+    return zlib.crc32(values.data) or 1  # 0 says that nothing is there
 
 
 def _file(path: Path, dtype: type, length: int) -> np.memmap:

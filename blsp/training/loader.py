@@ -54,7 +54,7 @@ def batches_ahead(
             counts=[bool(micro) for micro in mine],
             targets=plan.target_count(choices),
             cost=sum(plan.cost(micro) for micro in mine),
-            needed=sum(plan.cost([choice]) for micro in mine for choice in micro),
+            needed=sum(plan.work(micro) for micro in mine),
         )
 
     steps = range(first_step, settings.steps)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from blsp.model.decoding import chunk_rows, logits_of
@@ -63,8 +62,8 @@ class Divergence:
     tokens: torch.Tensor
 
 
-class AlignmentObjective(nn.Module):
-    """The training loss of one batch, wrapped as a module so that accelerate can distribute it.
+class AlignmentObjective:
+    """The training loss of one batch.
 
     Under `kd` the teacher is the LLM itself, reading the transcript: `live`, or as `stored` with what it wrote.
     """
@@ -76,10 +75,9 @@ class AlignmentObjective(nn.Module):
         temperature: float = 1.0,
         teacher: Literal["live", "stored"] = "live",
     ) -> None:
-        super().__init__()
         self.model, self.objective, self.temperature, self.teacher = model, objective, temperature, teacher
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def __call__(self, batch: Batch) -> torch.Tensor:
         """The loss summed over the batch's targets; the caller divides by their number."""
         student = self.spoken_states(batch)
         if self.objective == "ce":

@@ -95,6 +95,10 @@ class Plan:
         """What a micro-batch of these utterances takes of the budget, padding counted."""
         return float(len(choices) * sum(part.max() for part in self._costs(choices))) if choices else 0.0
 
+    def work(self, choices: Sequence[Choice]) -> float:
+        """What these utterances would take of the budget without padding."""
+        return float(sum(part.sum() for part in self._costs(choices)))
+
     def _costs(self, choices: Sequence[Choice]) -> tuple[np.ndarray, np.ndarray]:
         """What each utterance takes of the encoder and of the LLM, in LLM positions."""
         frames = np.array([self.sizes.frames[choice.row] for choice in choices], dtype=float)

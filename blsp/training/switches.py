@@ -22,9 +22,7 @@ def set_switches(model: BlspForConditionalGeneration, settings: "Train") -> None
         model.language_model.to(torch.bfloat16)
         model.audio_tower.to(torch.bfloat16)
     if settings.gradient_checkpointing:
-        model.language_model.activation_checkpointing_enable()
-        # transformers makes words ask for gradients too, for the older kind of checkpoint; speech vectors already do.
-        model.language_model.disable_input_require_grads()
+        recompute(model.language_model)
     if settings.shard_llm:
         shard(model.language_model)
     if settings.compile:
@@ -33,6 +31,13 @@ def set_switches(model: BlspForConditionalGeneration, settings: "Train") -> None
             if isinstance(module, GradientCheckpointingLayer):
                 module.compile(dynamic=True)
     model.to(PartialState().device)
+
+
+def recompute(llm: PreTrainedModel) -> None:
+    """Nothing; the LLM's layers are computed again in the backward pass."""
+    llm.activation_checkpointing_enable()
+    # transformers makes words ask for gradients too, for the older kind of checkpoint; speech vectors already do.
+    llm.disable_input_require_grads()
 
 
 def shard(llm: PreTrainedModel) -> None:

@@ -91,7 +91,9 @@ def real_batch(model, utterances, lengths):
 
 def measure(objective, batch):
     """Bytes that autograd saves, each storage once, parameters and the batch aside; and the allocator's peak."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*objective.parameters(), *objective.buffers())}
+    own = {
+        tensor.untyped_storage().data_ptr() for tensor in (*objective.model.parameters(), *objective.model.buffers())
+    }
     saved = {}
 
     def pack(tensor):

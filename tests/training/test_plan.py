@@ -6,14 +6,14 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
+from benchmarks.workload import librispeech_seconds
 from blsp.training.plan import MICRO_BATCH_POSITIONS, Choice, Plan, Sizes
 
 
 def librispeech_like(rows=4000, seed=0):
     """Lengths drawn like LibriSpeech's: 1.3 to 35 s, mean 12.3 s; texts to match."""
     rng = np.random.default_rng(seed)
-    seconds = np.clip(np.where(rng.random(rows) < 0.6, rng.normal(14.5, 1.2, rows), rng.gamma(3.0, 3.0, rows)), 1.3, 35)
-    frames = np.ceil(seconds * 50).astype(int)
+    frames = np.ceil(librispeech_seconds(rows, rng) * 50).astype(int)
     responses = rng.integers(15, 65, rows)
     positions = 30 + frames // 8 + responses
     return Sizes(frames, {"continuation": positions}, {"continuation": responses}, frame_cost=0.05)
@@ -113,6 +113,7 @@ def test_little_is_padded_on_lengths_like_librispeech(batch_size):
     needed = cost = 0.0
     for step in range(plan.batches_per_epoch):
         for micro in plan.micro_batches(plan.batch(step), 8000, 1)[0]:
-            needed += sum(plan.cost([choice]) for choice in micro)
+            assert plan.work(micro) == pytest.approx(sum(plan.cost([choice]) for choice in micro))
+            needed += plan.work(micro)
             cost += plan.cost(micro)
     assert 1 - needed / cost < 0.08
