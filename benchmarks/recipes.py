@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks.workload import Utterance, precision
+from benchmarks.workload import PREFIX, Utterance, precision
 from blsp.model import BlspForConditionalGeneration
 from blsp.model.adapter import adapter_length
 from blsp.model.responses import prompted
@@ -19,6 +19,7 @@ from blsp.training.objective import AlignmentObjective
 from blsp.training.plan import Choice, Plan, Sizes
 
 IGNORED = -100
+PREFIXES = ((), tuple(PREFIX))
 TOP_K = 20
 
 
@@ -97,7 +98,10 @@ def encoded(model: BlspForConditionalGeneration, micro: Sequence[Utterance]) -> 
 def our_batch(
     model: BlspForConditionalGeneration, micro: Sequence[Utterance], clips: Sequence[torch.Tensor] | None = None
 ) -> Batch:
-    """The batch that the Collator makes of such utterances; `clips` are their frames where a cache has them."""
+    """The batch that the Collator makes of such utterances, each after prefix 1 of PREFIXES.
+
+    `clips` are their frames, where a cache has them.
+    """
     clips = encoded(model, micro) if clips is None else list(clips)
     counts = [len(clip) for clip in clips]
     audio = [[model.config.audio_token_id] * adapter_length(count, model.config.downsampling) for count in counts]
@@ -106,8 +110,9 @@ def our_batch(
     utterance = torch.repeat_interleave(torch.arange(len(micro)), torch.tensor([len(r) for r in responses]))
     return Batch(
         ids=[str(row) for row in range(len(micro))],
-        written=prompted([u.prefix + u.transcript + u.closing for u in micro], responses),
-        spoken=prompted([u.prefix + a + u.closing for u, a in zip(micro, audio, strict=True)], responses),
+        written=prompted([u.transcript + u.closing for u in micro], responses),
+        spoken=prompted([a + u.closing for u, a in zip(micro, audio, strict=True)], responses),
+        prefix=torch.ones(len(micro), dtype=torch.long),
         targets=targets,
         utterance=utterance,
         top_ids=torch.arange(TOP_K).expand(len(targets), -1),
@@ -134,8 +139,8 @@ def our_micro_batches(
 
 
 def spoken_positions(utterance: Utterance, downsampling: int) -> int:
-    """LLM positions of the utterance when it is heard."""
-    around = len(utterance.prefix) + len(utterance.closing) + len(utterance.response)
+    """LLM positions of the utterance when it is heard, after the prefix."""
+    around = len(utterance.closing) + len(utterance.response)
     return around + adapter_length(utterance.frames, downsampling)
 
 

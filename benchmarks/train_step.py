@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.recipes import encoded, our_batch, our_micro_batches, our_step, published_step, random_batches
+from benchmarks.recipes import PREFIXES, encoded, our_batch, our_micro_batches, our_step, published_step, random_batches
 from benchmarks.work import (
     Work,
     encoder_parameters,
@@ -83,7 +83,7 @@ def against_published(
     the ratio. The shares are of the peak of a matrix product: of the work that the step needs, without padding.
     """
     random, ours = random_batches(utterances, batch_size), micro_batches(model.config, utterances, batch_size)
-    objective = AlignmentObjective(model, "ce")
+    objective = AlignmentObjective(model, "ce", prefixes=PREFIXES)
     kept = [[clip.float().cpu() for clip in encoded(model, micro)] for micro in ours]
     audio_s = sum(u.seconds for u in utterances)
     work = _sum(our_work(model.config, micro, padded=False) for micro in ours)
@@ -111,9 +111,9 @@ def teachers(model: BlspForConditionalGeneration, utterances: list[Utterance], r
     """The step under kd with a live and with a stored teacher over the step under ce; encoded, or from the cache."""
     clips = [clip.float().cpu() for clip in encoded(model, utterances)]
     objectives = {
-        "ce": AlignmentObjective(model, "ce"),
-        "kd_live": AlignmentObjective(model, "kd", 2.0, "live"),
-        "kd_stored": AlignmentObjective(model, "kd", 2.0, "stored"),
+        "ce": AlignmentObjective(model, "ce", prefixes=PREFIXES),
+        "kd_live": AlignmentObjective(model, "kd", 2.0, "live", prefixes=PREFIXES),
+        "kd_stored": AlignmentObjective(model, "kd", 2.0, "stored", prefixes=PREFIXES),
     }
     steps: dict[str, Callable[[], object]] = {}
     for name, objective in objectives.items():
@@ -134,7 +134,7 @@ def linearity(model: BlspForConditionalGeneration, batch_size: int, rounds: int)
         f"{s}_s": [utterance(s, rng, vocabulary, response_tokens=40) for _ in range(batch_size)]
         for s in AUDIO_LENGTHS_S
     }
-    objective = AlignmentObjective(model, "ce")
+    objective = AlignmentObjective(model, "ce", prefixes=PREFIXES)
     steps: dict[str, Callable[[], object]] = {
         name: lambda b=batch: our_step(objective, our_batch(model, b))  # type: ignore[misc]
         for name, batch in batches.items()

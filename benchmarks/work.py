@@ -1,7 +1,8 @@
 """The floating-point operations of a training step, counted from shapes: two for each multiply and add of a matrix.
 
 What a frozen LLM needs: one forward, and a backward to its inputs, none to its weights. Attention is counted as a
-causal kernel computes it, half of the square. Elementwise operations are left out, as torch's counter leaves them.
+causal kernel computes it, half of the square, and all of what was read before. Elementwise operations are left out, as
+torch's counter leaves them.
 
 Axes: S encoder frames, A adapter frames, L tokens, E encoder width, D LLM width, V vocabulary.
 """
@@ -34,20 +35,26 @@ class Work:
 
 
 def step_work(
-    config: BlspConfig, windows: Sequence[int], clips: Sequence[int], rows: Sequence[int], logits: int, passes: int = 2
+    config: BlspConfig,
+    windows: Sequence[int],
+    clips: Sequence[int],
+    rows: Sequence[int],
+    logits: int,
+    passes: int = 2,
+    before: int = 0,
 ) -> Work:
     """What one batch takes: encoder windows of S frames, clips of S frames for the adapter, LLM rows of L tokens.
 
     `logits` is the number of positions at which they are made; `passes` is 2 with the backward to the LLM's inputs,
-    1 without (a teacher).
+    1 without (a teacher); `before` are the tokens whose keys are known, to which each row attends.
     """
     return Work(
         encoder=sum(encoder_flops(config, frames) for frames in windows),
         adapter=sum(adapter_flops(config, frames) for frames in clips),
         llm=2 * passes * llm_parameters(config) * sum(rows),
-        # Two products of L x L a layer forward, four backward.
+        # Two products of L x (L + before) a layer forward, four backward.
         attention=sum(
-            (2 if passes == 1 else 6) * config.text_config.num_hidden_layers * _square(config, r) for r in rows
+            (2 if passes == 1 else 6) * config.text_config.num_hidden_layers * _square(config, r, before) for r in rows
         ),
         head=2 * passes * config.text_config.vocab_size * config.text_config.hidden_size * logits,
     )
@@ -59,13 +66,14 @@ def our_work(config: BlspConfig, micro: Sequence[Utterance], padded: bool) -> Wo
     rows = [spoken_positions(u, config.downsampling) for u in micro]
     if padded:
         frames, rows = [max(frames)] * len(frames), [max(rows)] * len(rows)
-    return step_work(config, frames, frames, rows, sum(len(u.response) for u in micro))
+    return step_work(config, frames, frames, rows, sum(len(u.response) for u in micro), before=len(micro[0].prefix))
 
 
 def teacher_work(config: BlspConfig, micro: Sequence[Utterance]) -> Work:
-    """What a live teacher adds to the step: a forward of what is read, and its logits."""
-    rows = [len(u.prefix) + len(u.transcript) + len(u.closing) + len(u.response) for u in micro]
-    return step_work(config, [], [], [max(rows)] * len(rows), sum(len(u.response) for u in micro), passes=1)
+    """What a live teacher adds to the step: a forward of what is read after the prefix, and its logits."""
+    rows = [len(u.transcript) + len(u.closing) + len(u.response) for u in micro]
+    targets, before = sum(len(u.response) for u in micro), len(micro[0].prefix)
+    return step_work(config, [], [], [max(rows)] * len(rows), targets, passes=1, before=before)
 
 
 def published_work(config: BlspConfig, batch: Sequence[Utterance]) -> Work:
@@ -114,7 +122,7 @@ def encoder_parameters(config: BlspConfig) -> int:
     return audio.encoder_layers * layer + 3 * audio.d_model * (audio.num_mel_bins + audio.d_model)
 
 
-def _square(config: BlspConfig, length: int) -> int:
-    """One product of L x L with the heads' widths, its causal half."""
+def _square(config: BlspConfig, length: int, before: int) -> int:
+    """One product of L x (L + before) with the heads' widths, less the half of L x L that is not causal."""
     text = config.text_config
-    return length**2 * text.num_attention_heads * text.head_dim
+    return length * (length + 2 * before) * text.num_attention_heads * text.head_dim

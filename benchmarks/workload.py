@@ -16,7 +16,8 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from blsp.model import BlspConfig, BlspForConditionalGeneration
 
 AUDIO_TOKEN_ID = 3
-PREFIX_TOKENS, CLOSING_TOKENS = 22, 8  # "###[Human]:" and the instruction, before; "###[Assistant]:", after the speech
+PREFIX = list(range(10, 32))  # "###[Human]:" and the instruction, before the speech
+CLOSING = list(range(40, 48))  # "###[Assistant]:", after it
 
 
 @dataclass(frozen=True)
@@ -131,5 +132,4 @@ def utterance(
 
     mel = torch.from_numpy(rng.normal(0, 1, (80, round(seconds * 100))).astype(np.float32))
     response = ids(int(rng.integers(15, 65)) if response_tokens is None else response_tokens)
-    prefix, closing = list(range(10, 10 + PREFIX_TOKENS)), list(range(40, 40 + CLOSING_TOKENS))
-    return Utterance(mel, prefix, closing, ids(round(3 * seconds) + 1), response)
+    return Utterance(mel, PREFIX, CLOSING, ids(round(3 * seconds) + 1), response)

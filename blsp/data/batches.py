@@ -11,15 +11,21 @@ from blsp.errors import BlspError
 from blsp.model.chat import AUDIO_TOKEN, build_prompt
 from blsp.training.examples import Example
 from blsp.training.plan import Sizes
+from blsp.training.prefixes import NONE, Prefixes, prefix_number
 
 if TYPE_CHECKING:
     from blsp.model import BlspForConditionalGeneration, BlspProcessor
 
 
 def training_sizes(
-    index: SplitIndex, model: "BlspForConditionalGeneration", processor: "BlspProcessor"
+    index: SplitIndex,
+    model: "BlspForConditionalGeneration",
+    processor: "BlspProcessor",
+    prefixes: Prefixes = NONE,
 ) -> Sizes:
     """How long each utterance is for the encoder and for the LLM, exactly, without reading its audio.
+
+    What prompts begin with, of `prefixes`, is not computed with them and does not count.
 
     An encoder frame costs one forward of the encoder, an LLM position two forwards (student and teacher) and a
     backward to its input. Raises BlspError where the LLM wrote nothing for any utterance.
@@ -30,7 +36,7 @@ def training_sizes(
     positions, targets = {}, {}
     for name in index.behaviours:
         targets[name] = index.response_tokens(name)
-        around = _prompt_tokens(index, name, processor) - 1
+        around = _prompt_tokens(index, name, processor, prefixes) - 1
         positions[name] = np.where(targets[name] > 0, around + vectors[where] + targets[name], 0)
     if not any(count.any() for count in targets.values()):
         raise BlspError(
@@ -40,17 +46,19 @@ def training_sizes(
     return Sizes(frames[where], positions, targets, frame_cost=encoder / (3 * llm))
 
 
-def _prompt_tokens(index: SplitIndex, behaviour: str, processor: "BlspProcessor") -> np.ndarray:
-    """Tokens of each utterance's prompt with one placeholder; 0 where the LLM wrote nothing."""
+def _prompt_tokens(
+    index: SplitIndex, behaviour: str, processor: "BlspProcessor", prefixes: Prefixes
+) -> np.ndarray:
+    """Tokens of each utterance's prompt with one placeholder, after its prefix; 0 where the LLM wrote nothing."""
     instructions = pc.struct_field(index.table[behaviour], "instruction")
     different = instructions.unique()
-    counts = [0 if one is None else _prompt_length(one, processor.tokenizer) for one in different.to_pylist()]
+    counts = [0 if one is None else _prompt_length(one, processor.tokenizer, prefixes) for one in different.to_pylist()]
     return np.array(counts, dtype=np.int64)[pc.index_in(instructions, different).to_numpy()]
 
 
-def _prompt_length(instruction: str, tokenizer: Any) -> int:
-    prompt = build_prompt(tokenizer, instruction, AUDIO_TOKEN)
-    return len(tokenizer(prompt, add_special_tokens=False).input_ids)
+def _prompt_length(instruction: str, tokenizer: Any, prefixes: Prefixes) -> int:
+    prompt = tokenizer(build_prompt(tokenizer, instruction, AUDIO_TOKEN), add_special_tokens=False).input_ids
+    return len(prompt) - len(prefixes[prefix_number(prefixes, prompt)])
 
 
 def evaluation_batches(split: str, behaviour: str, batch_size: int) -> Iterator[list[Example]]:

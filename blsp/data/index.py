@@ -53,6 +53,11 @@ class SplitIndex:
         lengths = pc.list_value_length(pc.struct_field(self.table[behaviour], "token_ids"))
         return pc.fill_null(lengths, 0).to_numpy().astype(np.int64)
 
+    def instructions(self) -> list[str]:
+        """The different instructions that the LLM was given."""
+        columns = (pc.struct_field(self.table[name], "instruction").unique().to_pylist() for name in self.behaviours)
+        return sorted({instruction for column in columns for instruction in column if instruction is not None})
+
     def example(self, row: int, behaviour: str) -> Example:
         """One utterance with what the LLM wrote for it; its audio is read when it is asked for."""
         written = self.table[behaviour][row].as_py()

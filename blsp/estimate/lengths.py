@@ -12,15 +12,17 @@ CONTINUATIONS_REPORT = Path("reports/continuations.json")
 LIBRISPEECH_AUDIO_S = 12.3  # the mean utterance of its 960 hours
 TRANSCRIPT_TOKENS_PER_S = 3.6  # LibriSpeech's 33 words in 12.3 s, at 4 tokens for 3 words
 RESPONSE_TOKENS = 50  # just under the 40 words that the continuation instruction asks for
-PROMPT_TOKENS = 40  # instruction and chat template
+PREFIX_TOKENS = 32  # instruction and what the chat template puts before it
+CLOSING_TOKENS = 8  # what the chat template puts between speech and response
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Of the mean utterance: its audio, and tokens of the prompt around it, its transcript and its response."""
+    """Of the mean utterance: its audio, tokens of the prompt before and after it, its transcript and its response."""
 
     audio_s: float
-    prompt_tokens: int
+    prefix_tokens: int
+    closing_tokens: int
     transcript_tokens: int
     response_tokens: int
 
@@ -54,7 +56,8 @@ def mean_lengths(shares: Mapping[str, float]) -> MeanLengths:
     transcript = max(round(audio_s * TRANSCRIPT_TOKENS_PER_S), 1)
     return MeanLengths(
         audio_s=audio_s,
-        prompt_tokens=PROMPT_TOKENS,
+        prefix_tokens=PREFIX_TOKENS,
+        closing_tokens=CLOSING_TOKENS,
         transcript_tokens=transcript,
         response_tokens=max(round(response), 1),
         utterances=utterances,
@@ -62,6 +65,6 @@ def mean_lengths(shares: Mapping[str, float]) -> MeanLengths:
             f"{audio_s:,.1f} s of audio an utterance ({audio_source})",
             f"{round(response):,} tokens a response ({response_source})",
             f"{transcript:,} tokens a transcript (assumed: {TRANSCRIPT_TOKENS_PER_S} a second)",
-            f"{PROMPT_TOKENS} tokens of instruction and chat template (assumed)",
+            f"{PREFIX_TOKENS} and {CLOSING_TOKENS} tokens of prompt before and after the speech (assumed)",
         ),
     )

@@ -30,6 +30,7 @@ from blsp.model.configuration import BlspConfig
 from blsp.model.encoder import encode
 from blsp.model.modeling import BlspForConditionalGeneration
 from blsp.training.objective import AlignmentObjective
+from blsp.training.prefixes import NONE, PrefixReader, has_keys_alone
 from blsp.training.switches import recompute
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class Rehearsal:
 class Stage:
     """Where micro-batches of mean utterances are rehearsed: the model of two configurations and the settings.
 
-    `frames`, `spoken` and `written` are the mean utterance's encoder frames and LLM positions, heard and read.
+    `frames`, `spoken` and `written` are the mean utterance's encoder frames and LLM positions, heard and read, after
+    the prompt's prefix, which was read before.
     `rehearse` gives the Rehearsal of a micro-batch of so many utterances; it takes seconds for an LLM of 7B.
     """
 
@@ -85,7 +87,13 @@ class Stage:
         if settings.encoding == "padded":
             self.frames = self.windows * window
         self.responses = lengths.response_tokens
-        around = lengths.prompt_tokens + lengths.response_tokens
+        around = lengths.closing_tokens + lengths.response_tokens
+        reads_ahead = not settings.compile and has_keys_alone(self.model.language_model)
+        prefixes = ((), (0,) * lengths.prefix_tokens) if reads_ahead else NONE
+        with self.fake:
+            self.reader = PrefixReader(self.model.language_model, prefixes)
+        if not reads_ahead:  # then each row brings its prefix along
+            around += lengths.prefix_tokens
         self.spoken = around + adapter_length(self.frames, settings.downsampling)
         self.written = around + lengths.transcript_tokens
         self.rehearse = lru_cache(self._rehearse)
@@ -151,10 +159,8 @@ class Stage:
         return self.model.get_input_embeddings()(torch.zeros(utterances, tokens, dtype=torch.long))
 
     def _states(self, embeddings: torch.Tensor) -> torch.Tensor:
-        mask = torch.ones(embeddings.shape[:2], dtype=torch.long)
-        decoder = self.model.language_model.base_model
-        output = decoder(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
-        return output.last_hidden_state[:, -self.responses :].flatten(0, 1)
+        mask, prefix = torch.ones(embeddings.shape[:2], dtype=torch.long), torch.ones(len(embeddings), dtype=torch.long)
+        return self.reader.states(embeddings, mask, prefix)[:, -self.responses :].flatten(0, 1)
 
     def _batch(self, targets: int) -> Any:
         top = (targets, STORED_LOGPROBS)

@@ -16,6 +16,7 @@ from blsp.model.chat import AUDIO_TOKEN, build_prompt
 from blsp.model.processing import BlspProcessor
 from blsp.model.responses import Prompted, prompted
 from blsp.training.frames import FrameCache
+from blsp.training.prefixes import NONE, Prefixes, prefix_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,7 @@ class Batch:
     `audio` is what the encoder still has to hear, as `BlspForConditionalGeneration.encode_audio` takes it:
     input_features (B, M, T) and input_features_mask (B, T); or, where all were known, its frames (B, S, E) and
     their counts (B,), as it gives them.
+    `prefix` (B,) says which of the Collator's prefixes comes before each row.
     `targets` (N,) are the tokens to predict, utterance after utterance, and `utterance` (N,) says whose each is;
     `top_ids` and `top_logprobs` (N, K) are the stored teacher's, where there is one.
     """
@@ -52,6 +54,7 @@ class Batch:
     ids: list[str]
     written: Prompted
     spoken: Prompted
+    prefix: torch.Tensor
     targets: torch.Tensor
     utterance: torch.Tensor
     top_ids: torch.Tensor | None
@@ -65,10 +68,13 @@ class Batch:
 
 
 class Collator:
-    """Makes batches, on the CPU. Encoder frames are looked up in `cache`; what is not there is left to encode."""
+    """Makes batches, on the CPU. Encoder frames are looked up in `cache`; what is not there is left to encode.
 
-    def __init__(self, processor: BlspProcessor, cache: FrameCache | None = None) -> None:
-        self.processor, self.cache = processor, cache
+    Prompts that begin with one of `prefixes` are cut after it: the LLM has read it already.
+    """
+
+    def __init__(self, processor: BlspProcessor, cache: FrameCache | None = None, prefixes: Prefixes = NONE) -> None:
+        self.processor, self.cache, self.prefixes = processor, cache, prefixes
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """One batch of these examples, in their order."""
@@ -79,11 +85,17 @@ class Collator:
             placeholder = processor.audio_token * processor.audio_token_count(example.num_samples)
             prompt = build_prompt(processor.tokenizer, example.instruction, AUDIO_TOKEN)
             speech.append(prompt.replace(AUDIO_TOKEN, placeholder))
-        lengths = torch.tensor([len(e.response_ids) for e in examples])
+        ids = processor.tokenizer([*texts, *speech], add_special_tokens=False).input_ids
+        written, spoken = ids[: len(texts)], ids[len(texts) :]
+        prefix = [prefix_number(self.prefixes, *pair) for pair in zip(written, spoken, strict=True)]
+        cuts = [len(self.prefixes[number]) for number in prefix]
+        responses = [e.response_ids for e in examples]
+        lengths = torch.tensor([len(response) for response in responses])
         return Batch(
             ids=[e.id for e in examples],
-            written=self._prompted(texts, examples),
-            spoken=self._prompted(speech, examples),
+            written=prompted([row[cut:] for row, cut in zip(written, cuts, strict=True)], responses),
+            spoken=prompted([row[cut:] for row, cut in zip(spoken, cuts, strict=True)], responses),
+            prefix=torch.tensor(prefix),
             targets=torch.tensor([token for e in examples for token in e.response_ids]),
             utterance=torch.repeat_interleave(torch.arange(len(examples)), lengths),
             top_ids=_stacked([e.top_ids for e in examples], torch.long),
@@ -91,10 +103,6 @@ class Collator:
             audio=self._audio(examples),
             audio_s=sum(e.num_samples for e in examples) / processor.feature_extractor.sampling_rate,
         )
-
-    def _prompted(self, prompts: list[str], examples: Sequence[Example]) -> Prompted:
-        ids = self.processor.tokenizer(prompts, add_special_tokens=False).input_ids
-        return prompted(ids, [e.response_ids for e in examples])
 
     def _audio(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         known = [self.cache.get(e.id) for e in examples] if self.cache else [None]

@@ -50,7 +50,7 @@ def train_adapter(
     )
     adapter = model.multi_modal_projector
     optimizer = torch.optim.AdamW(_parameter_groups(adapter, settings.weight_decay), lr=settings.lr)
-    objective = AlignmentObjective(model, settings.objective, settings.temperature, settings.teacher)
+    objective = AlignmentObjective(model, settings.objective, settings.temperature, settings.teacher, collator.prefixes)
     model.train()
     progress = checkpoints.load(adapter, optimizer) or Progress(0, [], None)
     if accelerator.is_main_process:
@@ -82,7 +82,7 @@ def train_adapter(
                 rate = optimizer.param_groups[0]["lr"]
                 figures = {"loss": loss, "lr": rate, "gradient_norm": gradient_norm, **meter.figures()}
                 if measure:
-                    figures |= behaviour_gap(model, collator, dev, accelerator)
+                    figures |= behaviour_gap(objective, collator, dev, accelerator)
                     if best_kl is None or figures["dev_kl"] < best_kl:
                         best_kl = figures["dev_kl"]
                         if accelerator.is_main_process:
@@ -137,14 +137,13 @@ def _step(
 
 
 def behaviour_gap(
-    model: BlspForConditionalGeneration, collator: Collator, batches: Sequence[list[Example]], accelerator: Accelerator
+    objective: AlignmentObjective, collator: Collator, batches: Sequence[list[Example]], accelerator: Accelerator
 ) -> dict[str, float]:
     """dev_kl in nats a token and dev_top1, the share of tokens with the same most likely choice.
 
     The processes share the batches. Each computes as many, as a sharded LLM asks for: some an empty-handed one.
     """
-    objective = AlignmentObjective(model)
-    was_training = model.training
+    model, was_training = objective.model, objective.model.training
     model.eval()
     sums = torch.zeros(3, dtype=torch.float64)
     for start in range(0, len(batches), accelerator.num_processes):

@@ -17,6 +17,7 @@ from blsp.model.decoding import chunk_rows, logits_of
 from blsp.model.modeling import BlspForConditionalGeneration
 from blsp.model.responses import Prompted
 from blsp.training.examples import Batch
+from blsp.training.prefixes import NONE, Prefixes, PrefixReader
 
 
 def kd_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -66,6 +67,7 @@ class AlignmentObjective:
     """The training loss of one batch.
 
     Under `kd` the teacher is the LLM itself, reading the transcript: `live`, or as `stored` with what it wrote.
+    `prefixes` are those that the Collator leaves out of its batches.
     """
 
     def __init__(
@@ -74,8 +76,10 @@ class AlignmentObjective:
         objective: Literal["kd", "ce"] = "kd",
         temperature: float = 1.0,
         teacher: Literal["live", "stored"] = "live",
+        prefixes: Prefixes = NONE,
     ) -> None:
         self.model, self.objective, self.temperature, self.teacher = model, objective, temperature, teacher
+        self.reader = PrefixReader(model.language_model, prefixes)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """The loss summed over the batch's targets; the caller divides by their number."""
@@ -118,17 +122,15 @@ class AlignmentObjective:
         known = "frames" in audio
         frames, counts = (audio["frames"], audio["counts"]) if known else self.model.encode_audio(**audio)
         vectors = self.model.project(frames, counts).pooler_output
-        return self._states(self.model.embed(batch.spoken.ids, vectors), batch.spoken)
+        return self._states(self.model.embed(batch.spoken.ids, vectors), batch.spoken, batch.prefix)
 
     @torch.no_grad()
     def written_states(self, batch: Batch) -> torch.Tensor:
         """The LLM's last states (N, D) where it predicts the responses, reading the transcript."""
-        return self._states(self.model.embed(batch.written.ids, None), batch.written)
+        return self._states(self.model.embed(batch.written.ids, None), batch.written, batch.prefix)
 
-    def _states(self, embeddings: torch.Tensor, prompted: Prompted) -> torch.Tensor:
-        decoder = self.model.language_model.base_model
-        output = decoder(inputs_embeds=embeddings, attention_mask=prompted.mask, use_cache=False)
-        return output.last_hidden_state[prompted.predicts]
+    def _states(self, embeddings: torch.Tensor, prompted: Prompted, prefix: torch.Tensor) -> torch.Tensor:
+        return self.reader.states(embeddings, prompted.mask, prefix)[prompted.predicts]
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         return logits_of(self.model.language_model, states)

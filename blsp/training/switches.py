@@ -36,6 +36,9 @@ def set_switches(model: BlspForConditionalGeneration, settings: "Train") -> None
 def recompute(llm: PreTrainedModel) -> None:
     """Nothing; the LLM's layers are computed again in the backward pass."""
     llm.activation_checkpointing_enable()
+    for module in llm.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module._can_checkpoint_with_cache = True  # a PrefixReader's is never written to
     # transformers makes words ask for gradients too, for the older kind of checkpoint; speech vectors already do.
     llm.disable_input_require_grads()
 

@@ -39,6 +39,7 @@ def run(params: Params) -> None:
     from blsp.training.examples import Collator
     from blsp.training.loop import peak_memory_gib, train_adapter
     from blsp.training.plan import Plan
+    from blsp.training.prefixes import NONE, prompt_prefixes, takes_prefixes
     from blsp.training.switches import set_switches
 
     settings = params.train
@@ -54,7 +55,10 @@ def run(params: Params) -> None:
     set_switches(model, settings)
     behaviours = [name for name, share in settings.shares.items() if share > 0]
     index = load_index("train", behaviours)
-    sizes = training_sizes(index, model, processor)
+    # Compiled layers would be compiled one by one for it, each with its own place in what was read.
+    reads_ahead = not settings.compile and takes_prefixes(model.language_model)
+    prefixes = prompt_prefixes(processor, index.instructions()) if reads_ahead else NONE
+    sizes = training_sizes(index, model, processor, prefixes)
     cache = _frame_cache(settings, index, sizes, model, processor)
     if cache:
         sizes = replace(sizes, frame_cost=0.0)  # known frames cost nothing
@@ -63,7 +67,7 @@ def run(params: Params) -> None:
     # How the work is done, not what comes of it: a run may go on with others of these.
     what = settings.model_dump(exclude={"workers", "shard_llm"})
     checkpoints = Checkpoints({"train": what, "backbones": pins(), "data": index.digest()})
-    collator = Collator(processor, cache)
+    collator = Collator(processor, cache, prefixes)
     Path(LOG).parent.mkdir(exist_ok=True)
     started = time.perf_counter()
     records: list[dict[str, float]] = []

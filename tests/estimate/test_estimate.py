@@ -13,6 +13,7 @@ from blsp.model import BlspConfig, BlspForConditionalGeneration, decoding
 from blsp.model.responses import Prompted
 from blsp.training.examples import Batch
 from blsp.training.objective import AlignmentObjective
+from blsp.training.switches import recompute
 from tests import tiny
 
 WHISPER_SMALL = WhisperConfig(
@@ -30,7 +31,7 @@ SMALL_WHISPER = WhisperConfig(
 SMALL_LLAMA = LlamaConfig(
     vocab_size=8000, hidden_size=384, intermediate_size=1024, num_hidden_layers=6, num_attention_heads=6
 )
-LENGTHS = Lengths(audio_s=4.0, prompt_tokens=20, transcript_tokens=15, response_tokens=25)
+LENGTHS = Lengths(audio_s=4.0, prefix_tokens=14, closing_tokens=6, transcript_tokens=15, response_tokens=25)
 
 
 def train_settings(**changes):
@@ -51,8 +52,7 @@ def real_model(settings):
     model.language_model.to(dtype)
     model.audio_tower.to(dtype)
     if settings.gradient_checkpointing:
-        model.language_model.activation_checkpointing_enable()
-        model.language_model.disable_input_require_grads()
+        recompute(model.language_model)
     for parameter in model.multi_modal_projector.parameters():
         parameter.grad = torch.zeros_like(parameter)
     return model.train()
@@ -72,14 +72,15 @@ def real_batch(model, utterances, lengths):
         predicts[-1, -2] = False
         return Prompted(ids, mask, predicts)
 
-    spoken = prompted(lengths.prompt_tokens + vectors)
+    spoken = prompted(lengths.closing_tokens + vectors)
     spoken.ids[:, :vectors] = model.config.audio_token_id
     features = torch.randn(utterances, 80, 2 * frames)
     encoded, counts = model.encode_audio(features, torch.ones(utterances, 2 * frames, dtype=torch.long))
     return Batch(
         ids=[str(row) for row in range(utterances)],
-        written=prompted(lengths.prompt_tokens + lengths.transcript_tokens),
+        written=prompted(lengths.closing_tokens + lengths.transcript_tokens),
         spoken=spoken,
+        prefix=torch.ones(utterances, dtype=torch.long),
         targets=torch.randint(2, 7999, (utterances * lengths.response_tokens - 1,)),
         utterance=torch.zeros(utterances * lengths.response_tokens - 1, dtype=torch.long),
         top_ids=None,
@@ -128,7 +129,8 @@ def test_bytes_are_those_of_a_real_run(monkeypatch, precision, checkpointing, ch
     model = real_model(settings)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
         batch = real_batch(model, utterances, LENGTHS)
-        saved, peak = measure(AlignmentObjective(model, "kd", 2.0), batch)
+        objective = AlignmentObjective(model, "kd", 2.0, prefixes=((), (3,) * LENGTHS.prefix_tokens))
+        saved, peak = measure(objective, batch)
     frames = (
         batch.audio["frames"].untyped_storage().nbytes()
     )  # the estimate counts those, the measurement begins after them
@@ -141,9 +143,9 @@ def test_no_teacher_is_counted_where_none_reads_along():
         Stage(SMALL_WHISPER, SMALL_LLAMA, train_settings(**changes), LENGTHS).rehearse(2)
         for changes in ({}, {"teacher": "stored"}, {"objective": "ce"})
     )
-    # Llama's matrices, twice a position, and attention's two products of L x L.
+    # Llama's matrices, twice a position, and attention's two products of L x (L + C): 14 of the 60 are the prefix.
     matrices = 6 * (4 * 384**2 + 3 * 384 * 1024)
-    assert live.flops["teacher"] == 2 * (2 * matrices * 60 + 6 * 4 * 60**2 * 384)
+    assert live.flops["teacher"] == 2 * (2 * matrices * 46 + 6 * 4 * 46 * 60 * 384)
     assert stored.flops["teacher"] == ce.flops["teacher"] == 0
     assert stored.kept_bytes == ce.kept_bytes == live.kept_bytes
 
@@ -154,10 +156,11 @@ def test_work_is_that_of_a_frozen_llm():
         Stage(SMALL_WHISPER, SMALL_LLAMA, train_settings(gradient_checkpointing=is_on), LENGTHS).rehearse(1).flops
         for is_on in (False, True)
     )
-    positions = 20 + 25 + 25
-    forward = 2 * 6 * (4 * 384**2 + 3 * 384 * 1024) * positions + 6 * 4 * positions**2 * 384
-    assert plain["student"] == pytest.approx(forward, rel=0.2)  # and the adapter
-    adapter = plain["student"] - forward
+    positions = 6 + 25 + 25
+    forward = 2 * 6 * (4 * 384**2 + 3 * 384 * 1024) * positions + 6 * 4 * positions * (positions + 14) * 384
+    # Three convolutions of kernel 5 that halve 200 frames, and the bottleneck.
+    adapter = 2 * 5 * (256 * 512 * (100 + 50) + 256 * 768 * 25) + 2 * 2 * 384 * 128 * 25
+    assert plain["student"] == forward + adapter
     assert plain["backward"] == pytest.approx(forward + 2 * adapter, rel=0.05)
     unneeded = 2 * 6 * 384 * 1024 * positions  # each layer's last product: its output is the next layer's kept input
     assert again["backward"] - plain["backward"] == forward - unneeded

@@ -1,0 +1,128 @@
+"""What prompts begin with: read by the frozen LLM once, not with every utterance.
+
+Template and instruction stand before the speech. They attend to nothing after them, and no gradient flows to them, so
+their keys and values are the same in every row and at every step.
+
+Axes: B utterances, P prefixes, C tokens of the longest prefix, L tokens, H heads, E a head's width, D LLM width.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from blsp.model.chat import AUDIO_TOKEN, build_prompt
+from blsp.model.processing import BlspProcessor
+
+Prefixes = Sequence[tuple[int, ...]]  # token ids, by number; number 0 is the empty one
+NONE: Prefixes = ((),)
+CHECKED_TOKENS = 12
+SOME_WORD = " a"
+
+
+def prompt_prefixes(processor: BlspProcessor, instructions: Sequence[str]) -> Prefixes:
+    """What the prompts of these instructions begin with, spoken and written alike."""
+    prefixes = set()
+    for instruction in instructions:
+        prompts = [build_prompt(processor.tokenizer, instruction, content) for content in (AUDIO_TOKEN, SOME_WORD)]
+        spoken, written = processor.tokenizer(prompts, add_special_tokens=False).input_ids
+        same = next(at for at, pair in enumerate(zip(spoken, written, strict=False)) if len(set(pair)) > 1)
+        prefixes.add(tuple(spoken[:same]))
+    return (*NONE, *sorted(prefixes - {()}))
+
+
+def prefix_number(prefixes: Prefixes, *prompts: Sequence[int]) -> int:
+    """The number of the longest prefix with which all these prompts (token ids) begin, and after which each goes on."""
+    fitting = [
+        number
+        for number, prefix in enumerate(prefixes)
+        if all(len(prompt) > len(prefix) and tuple(prompt[: len(prefix)]) == prefix for prompt in prompts)
+    ]
+    return max(fitting, key=lambda number: len(prefixes[number]))
+
+
+class PrefixReader:
+    """The LLM's decoder, which has read the prefixes and goes on after any of them."""
+
+    def __init__(self, llm: PreTrainedModel, prefixes: Prefixes = NONE) -> None:
+        self.decoder = llm.base_model
+        self.layers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        if any(prefixes):
+            self._read(llm, prefixes)
+
+    @torch.no_grad()
+    def _read(self, llm: PreTrainedModel, prefixes: Prefixes) -> None:
+        """Keys and values (P, H, C, E) of each layer, and their mask (P, C): prefixes are padded on the left."""
+        longest = max(map(len, prefixes))
+        ids = torch.tensor([[0] * (longest - len(prefix)) + list(prefix) for prefix in prefixes], device=llm.device)
+        starts = torch.tensor([longest - len(prefix) for prefix in prefixes], device=llm.device)[:, None]
+        self.mask = (torch.arange(longest, device=llm.device) >= starts).long()
+        seen = self.mask.masked_fill(starts == longest, 1)  # the empty one: a row of padding alone would give NaN
+        cache = DynamicCache()  # not told of sliding windows: it keeps everything, and masks say what is too far away
+        self.decoder(
+            inputs_embeds=llm.get_input_embeddings()(ids),
+            attention_mask=seen,
+            position_ids=_positions(seen),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        self.layers = [(layer.keys, layer.values) for layer in cache.layers]
+
+    def states(self, embeddings: torch.Tensor, mask: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        """The LLM's last states (B, L, D) of what comes after the prefixes of `numbers` (B,); mask (B, L)."""
+        options: dict[str, Any] = {"attention_mask": mask}
+        if self.layers:
+            whole = torch.cat([self.mask[numbers], mask], dim=1)
+            options = {
+                "attention_mask": whole,
+                "position_ids": _positions(whole)[:, -mask.shape[1] :],
+                "past_key_values": Cache(
+                    layers=[_Known(keys[numbers], values[numbers]) for keys, values in self.layers]
+                ),
+            }
+        output = self.decoder(inputs_embeds=embeddings, use_cache=False, **options)
+        return output.last_hidden_state
+
+
+class _Known(DynamicLayer):
+    """Keys and values (B, H, C, E) that others follow. It keeps none of those: a layer may be computed again."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
+
+
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    """Positions (B, L) that count real tokens only."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def has_keys_alone(llm: PreTrainedModel) -> bool:
+    """Whether keys and values are all that the LLM keeps of what it has read (Mamba, for one, keeps other states)."""
+    kinds = {type(layer) for layer in DynamicCache(config=llm.config).layers}
+    return kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
+
+
+@torch.no_grad()
+def takes_prefixes(llm: PreTrainedModel) -> bool:
+    """Whether the LLM says the same after a prefix that it has read before as after one that it reads along."""
+    if not has_keys_alone(llm):
+        return False
+    vocabulary = llm.config.get_text_config().vocab_size
+    ids = torch.arange(0, vocabulary, -(-vocabulary // CHECKED_TOKENS), device=llm.device)
+    half = len(ids) // 2
+    embeddings = llm.get_input_embeddings()(ids[None])
+    mask, number = torch.ones_like(ids)[None], torch.tensor([1], device=llm.device)
+    expected = PrefixReader(llm).states(embeddings, mask, number)[:, half:]
+    reader = PrefixReader(llm, ((), tuple(ids[:half].tolist()), tuple(ids[1:half].tolist())))
+    found = reader.states(embeddings[:, half:], mask[:, half:], number)
+    error = float((found - expected).float().norm() / expected.float().norm())
+    return error < torch.finfo(llm.dtype).eps ** 0.5
