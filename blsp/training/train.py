@@ -90,6 +90,7 @@ def run(params: Params) -> None:
                 checkpoints,
                 log,
             )
+        PartialState().destroy_process_group()  # a process that ends with it open is told off by torch
         if not is_main:
             return
         with replace_dir(ADAPTER_DIR) as folder:

@@ -57,6 +57,7 @@ def test_two_devices_train_what_one_trains(workspace, monkeypatch):
     done = blsp_train()
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.count("trained in") == 1, "the main process alone speaks"
+    assert "destroy_process_group" not in done.stderr
     for name, tensor in load_file("models/adapter/model.safetensors").items():
         torch.testing.assert_close(tensor, alone[name], rtol=1e-4, atol=1e-4)
     assert len(Path("reports/train_log.jsonl").read_text().splitlines()) == 2

@@ -12,6 +12,7 @@ from blsp.training.checkpoint import Checkpoints
 from blsp.training.examples import Collator
 from blsp.training.loop import rate_at, train_adapter
 from blsp.training.plan import Plan, Sizes
+from blsp.training.prefixes import prompt_prefixes
 from blsp.training.switches import set_switches
 from tests import tiny
 from tests.training.test_objective import examples
@@ -37,7 +38,7 @@ def training(pins, clips, scratch, settings=SETTINGS, model=None, log=None, on_e
     frames = np.array([processor.frame_count(len(clip)) for clip in clips])
     targets = np.array([len(e.response_ids) for e in rows])
     plan = Plan(
-        Sizes(frames, {"repetition": 20 + targets}, {"repetition": targets}), settings.shares, settings.batch_size, 1
+        Sizes(frames, {"repetition": 12 + targets}, {"repetition": targets}), settings.shares, settings.batch_size, 1
     )
     log, seen = [] if log is None else log, []
 
@@ -49,7 +50,7 @@ def training(pins, clips, scratch, settings=SETTINGS, model=None, log=None, on_e
     set_switches(model, settings)
     train_adapter(
         model,
-        Collator(processor),
+        Collator(processor, prefixes=prompt_prefixes(processor, [rows[0].instruction])),
         plan,
         example,
         [rows],
