@@ -14,7 +14,8 @@ def export(adapter: str | Path, folder: str | Path, dtype: str | None = None, ma
     """Nothing; afterwards `folder` holds the encoder, the adapter in the folder `adapter`, and the LLM, whole.
 
     After `import blsp.model`, AutoModelForMultimodalLM.from_pretrained(folder) and AutoProcessor load it, wherever
-    it is moved: it names no other folder. All weights are written in `dtype` (such as "bfloat16"; None: the LLM's own).
+    it is moved: it names no other folder. AutoModel gives it without the LLM's head, as vLLM wants it. All weights
+    are written in `dtype` (such as "bfloat16"; None: the LLM's own).
     Raises BlspError where `folder` is there already, or the adapter or a backbone cannot be loaded.
     """
     if Path(folder).exists():

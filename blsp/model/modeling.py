@@ -1,47 +1,35 @@
 """The speech-language model: frozen Whisper encoder, trained adapter, frozen causal LLM.
 
-Axes: B prompts, C clips, M mel bins, T mel frames, S encoder frames, A adapter frames, L tokens, D LLM width,
-V vocabulary.
+Axes: B prompts, L tokens, V vocabulary.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
-from transformers.initialization import no_init_weights
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from blsp.errors import BlspError
-from blsp.model.adapter import adapter_length, build_adapter
+from blsp.model.adapter import adapter_length
 from blsp.model.configuration import BlspConfig
-from blsp.model.encoder import encode, encoder_length, join_windows, split_windows
+from blsp.model.encoder import encoder_length
+from blsp.model.headless import BlspModel
 from blsp.model.loading import ADAPTER_FILE, embedding_scale, load_adapter, load_backbones, place
 
 ADAPTER_PREFIX = "multi_modal_projector."
 AUDIO_INPUTS = ("input_features", "input_features_mask")
 
 
-class BlspForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class BlspForConditionalGeneration(BlspModel, GenerationMixin):
     """A causal LLM that takes speech where its prompt has the placeholder token.
 
     Both backbones are frozen and in evaluation mode, and stay so when the model enters train mode. Saved is
     the adapter alone, with the pinned names of its backbones; a model without pins is saved whole.
     """
-
-    config_class = BlspConfig
-    base_model_prefix = ""
-    main_input_name = "input_ids"
-    input_modalities = ("audio", "text")
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _no_split_modules: ClassVar[list[str]] = ["WhisperEncoder", "ConvAdapter", "StackAdapter"]
 
     def __init__(
         self,
@@ -49,20 +37,8 @@ class BlspForConditionalGeneration(PreTrainedModel, GenerationMixin):
         audio_tower: WhisperEncoder | None = None,
         language_model: PreTrainedModel | None = None,
     ) -> None:
-        super().__init__(config)
-        self.audio_tower = audio_tower or WhisperEncoder(config.audio_config)
-        self.multi_modal_projector = build_adapter(config)
-        self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
+        super().__init__(config, audio_tower, language_model or AutoModelForCausalLM.from_config(config.text_config))
         self.generation_config = self.language_model.generation_config
-        with no_init_weights():  # the parts come with weights: loaded, or their own first ones
-            self.post_init()
-        self.freeze()
-
-    def freeze(self) -> None:
-        """Nothing; afterwards the adapter alone is trained, and the whole model is in evaluation mode."""
-        self.audio_tower.requires_grad_(False)
-        self.language_model.requires_grad_(False)
-        self.train(False)
 
     @classmethod
     def from_backbones(
@@ -127,77 +103,8 @@ class BlspForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The adapter's tensors, under their names in the whole model."""
         return {key: tensor for key, tensor in self.state_dict().items() if key.startswith(ADAPTER_PREFIX)}
 
-    def train(self, mode: bool = True) -> Self:
-        """This model with its adapter in the given mode and its backbones in evaluation mode."""
-        super().train(mode)
-        self.audio_tower.eval()
-        self.language_model.eval()
-        for module in self.language_model.modules():
-            # A layer asks its own flag whether to recompute itself; what is in it stays as it is.
-            if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
-                module.training = mode
-        return self
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
-
     def get_output_embeddings(self) -> nn.Module:
         return self.language_model.get_output_embeddings()
-
-    def get_encoder(self, modality: str | None = None) -> nn.Module:
-        """The audio tower, where transformers and servers ask for the encoder of a modality."""
-        return self.audio_tower if modality == "audio" else super().get_encoder(modality=modality)
-
-    @torch.no_grad()
-    def encode_audio(
-        self, input_features: torch.Tensor, input_features_mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The encoder frames of each clip (C, S, E) and their counts (C,), encoded as `config.encoding` says.
-
-        input_features (C, M, T) and input_features_mask (C, T) come from the processor. A clip longer than the
-        encoder's window is encoded window by window and joined. No gradient: the encoder is frozen.
-        """
-        tower = self.audio_tower
-        features, mask, windows_per_clip = split_windows(
-            input_features.to(tower.device, tower.dtype),
-            input_features_mask.to(tower.device),
-            2 * tower.config.max_source_positions,
-        )
-        is_padded = self.config.encoding == "padded"
-        frames = tower(features).last_hidden_state if is_padded else encode(tower, features, mask)
-        return join_windows(frames, mask[:, ::2].sum(-1), windows_per_clip)
-
-    def get_audio_features(
-        self, input_features: torch.Tensor, input_features_mask: torch.Tensor, **kwargs: Any
-    ) -> BaseModelOutputWithPooling:
-        """The speech vectors of all clips in a row, as `pooler_output` (sum of A, D).
-
-        Arguments as encode_audio's; servers pass `return_dict` too, which changes nothing.
-        """
-        return self.project(*self.encode_audio(input_features, input_features_mask))
-
-    def project(self, frames: torch.Tensor, counts: torch.Tensor) -> BaseModelOutputWithPooling:
-        """As get_audio_features, from the clips' encoder frames (C, S, E) and their counts (C,)."""
-        vectors, lengths = self.multi_modal_projector(frames.to(self.multi_modal_projector.norm.weight.dtype), counts)
-        valid = torch.arange(vectors.shape[1], device=vectors.device) < lengths[:, None].to(vectors.device)
-        return BaseModelOutputWithPooling(last_hidden_state=frames, pooler_output=vectors[valid])
-
-    def embed(self, input_ids: torch.Tensor, speech_vectors: torch.Tensor | None) -> torch.Tensor:
-        """The LLM's input vectors (B, L, D), with speech vectors (sum of A, D) in the placeholders' places.
-
-        The placeholder may lie outside the LLM's vocabulary: its own embedding is never looked up.
-        Raises ValueError where there are more or fewer placeholders than vectors.
-        """
-        is_audio = input_ids == self.config.audio_token_id
-        embeddings = self.get_input_embeddings()(input_ids.masked_fill(is_audio, 0))
-        if speech_vectors is None:
-            return embeddings
-        if int(is_audio.sum()) != len(speech_vectors):
-            raise ValueError(
-                f"the prompts have {int(is_audio.sum())} audio tokens, the clips give {len(speech_vectors)} vectors; "
-                "make both with one BlspProcessor call"
-            )
-        return embeddings.masked_scatter(is_audio[..., None], speech_vectors.to(embeddings))
 
     def forward(
         self,
