@@ -78,26 +78,28 @@ class PrefixReader:
             options = {
                 "attention_mask": whole,
                 "position_ids": _positions(whole)[:, -mask.shape[1] :],
-                "past_key_values": Cache(
-                    layers=[_Known(keys[numbers], values[numbers]) for keys, values in self.layers]
-                ),
+                "past_key_values": Cache(layers=[_Known(*layer, numbers) for layer in self.layers]),
             }
         output = self.decoder(inputs_embeds=embeddings, use_cache=False, **options)
         return output.last_hidden_state
 
 
 class _Known(DynamicLayer):
-    """Keys and values (B, H, C, E) that others follow. It keeps none of those: a layer may be computed again."""
+    """Keys and values (P, H, C, E), to be followed by others in rows that begin with `numbers` (B,) of them.
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+    It keeps none of those that follow: a layer may be computed again.
+    """
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, numbers: torch.Tensor) -> None:
         super().__init__()
         self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
+        self.keys, self.values, self.numbers = keys, values, numbers
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
+        keys, values = self.keys[self.numbers], self.values[self.numbers]
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
 
 
 def _positions(mask: torch.Tensor) -> torch.Tensor:
