@@ -100,9 +100,34 @@ class Backbones(Record):
         return self
 
 
+class Source(Record):
+    name: Literal[
+        "miniature",
+        "manifest",
+        "librispeech",
+        "common_voice",
+        "gigaspeech",
+        "tedlium3",
+        "covost2",
+        "mustc",
+        "slurp",
+        "fluent_speech_commands",
+        "snips",
+        "lhotse",
+        "huggingface",
+    ]
+    path: Annotated[str, Field(min_length=1)] | None
+
+    @model_validator(mode="after")
+    def consistent(self) -> Self:
+        if (self.name == "miniature") != (self.path is None):
+            wanted = "must be null" if self.name == "miniature" else "must be where it lies"
+            raise ValueError(f"path {wanted} for {self.name}; found {_shown(self.path)}")
+        return self
+
+
 class Corpus(Record):
-    source: Literal["miniature", "manifest"]
-    manifest: str | None
+    sources: Annotated[list[Source], Field(min_length=1)]
     normalizer: Literal["whisper_english", "whisper_basic", "none"]
     sampling_rate_hz: Count
     min_duration_s: NonNegative
@@ -115,10 +140,6 @@ class Corpus(Record):
 
     @model_validator(mode="after")
     def consistent(self) -> Self:
-        if self.source == "manifest" and not self.manifest:
-            raise ValueError(
-                f"where source is manifest, manifest must be the path of a JSONL file; found {_shown(self.manifest)}"
-            )
         _refuse_empty_range(self, "min_duration_s", "max_duration_s")
         _refuse_empty_range(self, "min_chars_per_s", "max_chars_per_s")
         if self.dev_share + self.test_share >= 1:
@@ -305,6 +326,7 @@ _WANTED = {
     "string_too_short": "text that is not empty",
     "too_short": "a section with at least one key",
     "dict_type": "a section of `key: value` lines",
+    "list_type": "a list of `- ` lines",
     "model_type": "a section of `key: value` lines",
 }
 
@@ -332,8 +354,8 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
     """The keys that the section at `location` may have; none where it may have any."""
     section: Any = Params
     for part in location:
-        if get_origin(section) is dict:
-            section = get_args(section)[1]
+        if get_origin(section) in (dict, list):
+            section = get_args(section)[-1]
         else:
             fields = section.model_fields.items()
             section = next(field.annotation for name, field in fields if part in (name, field.alias))

@@ -21,7 +21,7 @@ def load(tmp_path, *changes):
         *sections, key = path.split("/")
         section = raw
         for name in sections:
-            section = section[name]
+            section = section[int(name) if isinstance(section, list) else name]
         if value is ...:
             del section[key]
         else:
@@ -69,6 +69,7 @@ def test_every_committed_value_is_explained():
         ("promote/gates/speech.st.bleu/max_dorp", "promote.gates.speech.st.bleu.max_drop"),
         ("evaluate/tasks/slo", "evaluate.tasks.slu"),
         ("corpus/xyz", "corpus."),
+        ("corpus/sources/0/pth", "corpus.sources.0.path"),
     ],
 )
 def test_an_unknown_key_is_refused_with_its_path_and_the_nearest(tmp_path, key, nearest):
@@ -155,8 +156,12 @@ def test_a_missing_key_is_refused(tmp_path, key):
             "miniature.speech: width 160 is not divisible by heads 3",
         ),
         (
-            [("corpus/source", "manifest")],
-            "corpus: where source is manifest, manifest must be the path of a JSONL file; found null",
+            [("corpus/sources/0/name", "manifest")],
+            "corpus.sources.0: path must be where it lies for manifest; found null",
+        ),
+        (
+            [("corpus/sources/0/path", "here")],
+            "corpus.sources.0: path must be null for miniature; found 'here'",
         ),
         (
             [("corpus/min_duration_s", 30), ("corpus/max_duration_s", 30.0)],

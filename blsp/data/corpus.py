@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from blsp import files
-from blsp.data import audio, manifest, shards, splits, text
+from blsp.data import audio, shards, sources, splits, text
 from blsp.data.records import SPLITS, Dropped, Row, Unusable, Utterance
 from blsp.errors import BlspError
 from blsp.params import Corpus, Params
@@ -72,12 +72,11 @@ def pack(source: Source, settings: Corpus, corpus_dir: str | Path = shards.CORPU
 
 
 def _source(params: Params) -> Source:
-    if params.corpus.source == "miniature":
-        from blsp.miniature.corpus import utterances
+    def rows() -> Iterator[Row]:
+        for source in params.corpus.sources:
+            yield from sources.rows(source, params.miniature)
 
-        return lambda: iter(utterances(params.miniature))
-    path = Path(params.corpus.manifest or "")
-    return lambda: manifest.read(path)
+    return rows
 
 
 def _worded(rows: Iterator[Row], settings: Corpus) -> Iterator[Row]:
@@ -148,7 +147,7 @@ class _Tally:
                 "the source changed while it was read, or rows were lost here"
             )
         return {
-            "source": settings.manifest if settings.source == "manifest" else settings.source,
+            "source": ", ".join(source.path or source.name for source in settings.sources),
             "normalizer": settings.normalizer,
             "rows_in": rows_in,
             "rows_kept": rows_kept,

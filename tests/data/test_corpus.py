@@ -9,7 +9,7 @@ import soundfile
 from blsp.data import corpus, shards
 from blsp.data.records import SPLITS, Utterance, Waveform
 from blsp.errors import BlspError
-from blsp.params import load_params
+from blsp.params import Source, load_params
 
 RATE_HZ = 16_000
 REPO = Path(__file__).parents[2]
@@ -27,8 +27,7 @@ def params(tmp_path, monkeypatch):
     Path("mine/clips").mkdir(parents=True)
     committed = load_params(REPO / "params.yaml")
     settings = {
-        "source": "manifest",
-        "manifest": "mine/manifest.jsonl",
+        "sources": [Source(name="manifest", path="mine/manifest.jsonl")],
         "normalizer": "whisper_english",
         "sampling_rate_hz": RATE_HZ,
         "min_duration_s": 0.3,

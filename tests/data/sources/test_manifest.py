@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from blsp.data.manifest import read
+from blsp.data.sources.manifest import read
 from blsp.data.records import Dropped, Utterance
 from blsp.errors import BlspError
 

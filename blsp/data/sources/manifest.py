@@ -24,17 +24,16 @@ SECONDS = ("start_s", "end_s")
 KEYS = REQUIRED + TEXTS + SECONDS
 
 
-def read(path: str | Path) -> Iterator[Row]:
+def read(path: Path) -> Iterator[Row]:
     """One record a line, in order, as Utterance or as Dropped with its reason; blank lines are no rows.
 
     Reasons: not_json, missing_key, wrong_type, bad_segment, bad_id. Raises BlspError for a missing manifest,
     an unknown key and an unknown split.
     """
-    path = Path(path)
     try:
         stream = path.open("rb")
     except OSError as error:
-        raise BlspError(f"corpus.manifest: {path}: {error.strerror}; name a JSONL file") from error
+        raise BlspError(f"corpus.sources: {path}: {error.strerror}; name a JSONL file") from error
     with stream:
         for number, line in enumerate(stream, start=1):
             if number == 1:
