@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+SCRATCH_VARIABLE = "BLSP_SCRATCH"
+
 
 def write_text(path: str | Path, text: str) -> None:
     """Nothing; afterwards `path` holds exactly `text`, or what it held before if anything failed."""
@@ -55,6 +57,13 @@ def replace_dir(path: str | Path) -> Iterator[Path]:
             os.replace(old, path)
         for leftover in (temporary, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def scratch_folder() -> Path:
+    """The folder for what may be lost without loss: BLSP_SCRATCH, or `blsp` in the user's cache folder."""
+    if chosen := os.environ.get(SCRATCH_VARIABLE):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "blsp"
 
 
 def sha256_of(path: str | Path) -> str:

@@ -134,6 +134,8 @@ class Corpus(Record):
     max_duration_s: Positive
     min_chars_per_s: NonNegative
     max_chars_per_s: Positive
+    max_silent_share: Share
+    max_clipped_share: Share
     dev_share: Share
     test_share: Share
     shard_size: Count
@@ -148,6 +150,10 @@ class Corpus(Record):
                 "together they must be less than 1"
             )
         return self
+
+
+class Execution(Record):
+    processes: Count
 
 
 class Continuations(Record):
@@ -249,6 +255,7 @@ class Params(Record):
     train: Train
     evaluate: Evaluate
     promote: Promote
+    execution: Execution
 
     @model_validator(mode="after")
     def shares_name_behaviours(self) -> Self:

@@ -1,25 +1,29 @@
-"""The stage `corpus`: from a source to packed shards, and a report in which every row is accounted for.
+"""The stage `corpus`: from the sources to packed shards, and a report in which every row is accounted for.
 
-The source is read three times, its audio only the last: to give speakers their splits, to gather the held-out
-sentences, to pack.
+The sources are read three times, their audio only the last: to give speakers their splits, to gather the held-out
+sentences, to pack. What sounds like another row is known only then: the shards that hold such rows are packed again.
 """
 
-import contextlib
+import hashlib
+import json
+import os
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from blsp import files
-from blsp.data import audio, shards, sources, splits, text
+from blsp.data import fingerprints, shards, sources, splits, text
+from blsp.data.packing import ShardRows, Tally, pack_shard, shard_folder
 from blsp.data.records import SPLITS, Dropped, Row, Unusable, Utterance
 from blsp.errors import BlspError
-from blsp.params import Corpus, Params
+from blsp.executor import run_each
+from blsp.params import Corpus, Execution, Params
 
 REPORT = "reports/corpus.json"
 Source = Callable[[], Iterator[Row]]
@@ -28,18 +32,22 @@ Source = Callable[[], Iterator[Row]]
 def run(params: Params) -> None:
     """Nothing; afterwards data/corpus holds the shards and reports/corpus.json says what became of each row.
 
+    A run that was killed keeps its finished shards: run again, it does the rest.
     Raises BlspError where nothing is left to train or to test on; both are then as they were.
     """
-    report = pack(_source(params), params.corpus)
+    report = pack(_source(params), params.corpus, params.execution)
     files.write_json(REPORT, report)
     print(_summary(report))
 
 
-def pack(source: Source, settings: Corpus, corpus_dir: str | Path = shards.CORPUS_DIR) -> dict[str, Any]:
-    """The report, as in reports/corpus.json; `corpus_dir` then holds the kept rows, in the source's order.
+def pack(
+    source: Source, settings: Corpus, execution: Execution, corpus_dir: str | Path = shards.CORPUS_DIR
+) -> dict[str, Any]:
+    """The report, as in reports/corpus.json; `corpus_dir` then holds the kept rows of each split, in the source's order.
 
     `source` gives the same rows each time it is called.
     """
+    staging = files.scratch_folder() / "corpus" / _key(settings)
     speakers = splits.assign_speakers(source(), settings.dev_share, settings.test_share)
     held_out = splits.HeldOutSentences()
     rows_in = 0
@@ -47,28 +55,46 @@ def pack(source: Source, settings: Corpus, corpus_dir: str | Path = shards.CORPU
         rows_in += 1
         if isinstance(row, Utterance):
             held_out.add(row.text, speakers.of(row))
-    tally = _Tally()
-    with files.replace_dir(corpus_dir) as folder, contextlib.ExitStack() as stack:
-        writers = {split: shards.ShardWriter(folder / split, settings.shard_size) for split in SPLITS}
-        for writer in writers.values():
-            stack.enter_context(writer)
-        for row in tqdm(_worded(source(), settings), "corpus", total=rows_in, unit=" rows", mininterval=0.5):
-            if isinstance(row, Dropped):
-                tally.drop(row)
-                continue
-            split = speakers.of(row)
-            try:
-                _refuse_leak(row, split, held_out)
-                samples = _samples(row, settings)
-            except Unusable as fault:
-                tally.drop(Dropped(row.id, fault.reason, str(fault)))
-                continue
-            cut = shards.make_cut(row, split, samples.size, settings.sampling_rate_hz)
-            writers[split].write(cut, shards.encode_flac(samples, settings.sampling_rate_hz))
-            tally.keep(row, split, samples.size / settings.sampling_rate_hz)
-        report = tally.report(rows_in, settings)
-        _refuse_empty(report)
+
+    def pack_all(unwanted: dict[str, Dropped]) -> "_Packed":
+        packed = _Packed()
+        planned = _planned(_worded(source(), settings), speakers, held_out, unwanted, settings.shard_size, packed)
+        with tqdm(total=rows_in, desc="corpus", unit=" rows", mininterval=0.5) as progress:
+            for tally in run_each(partial(pack_shard, settings=settings, staging=staging), planned, execution):
+                packed.add(tally)
+                progress.update(packed.rows_seen - progress.n)
+        return packed
+
+    packed = pack_all({})
+    if unwanted := _heard_before(packed.tallies):
+        packed = pack_all(unwanted)
+    report = _report(rows_in, packed, settings)
+    _refuse_empty(report)
+    with files.replace_dir(corpus_dir) as folder:
+        for split in SPLITS:
+            kept = [tally for tally in packed.in_split(split) if tally.rows]
+            (folder / split).mkdir()
+            for number, tally in enumerate(kept):
+                for name, suffix in (("recording", "tar"), ("cuts", "jsonl.gz")):
+                    staged = shard_folder(staging, split, tally.number) / f"{name}.000000.{suffix}"
+                    _link(staged, folder / split / f"{name}.{number:06d}.{suffix}")
+    shutil.rmtree(staging)
     return report
+
+
+def _key(settings: Corpus) -> str:
+    """A digest of what decides, beside the rows, what a shard holds: settings, and the code of this package."""
+    code = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
+    what = json.dumps([settings.model_dump(exclude={"sources"}), code], sort_keys=True)
+    return hashlib.sha256(what.encode()).hexdigest()[:24]
+
+
+def _link(staged: Path, final: Path) -> None:
+    """Nothing; the file is in both places, and takes room once where the two are on one disk."""
+    try:
+        os.link(staged, final)
+    except OSError:
+        shutil.copyfile(staged, final)
 
 
 def _source(params: Params) -> Source:
@@ -77,6 +103,77 @@ def _source(params: Params) -> Source:
             yield from sources.rows(source, params.miniature)
 
     return rows
+
+
+@dataclass
+class _Packed:
+    """What became of the rows: the tallies of the shards, and what was dropped before any audio was read."""
+
+    tallies: list[Tally] = field(default_factory=list)
+    dropped: list[tuple[int, Dropped]] = field(default_factory=list)
+
+    def add(self, tally: Tally) -> None:
+        self.tallies.append(tally)
+        self.dropped += tally.dropped
+
+    def in_split(self, split: str) -> list[Tally]:
+        """The split's tallies in its shards' order."""
+        return sorted((t for t in self.tallies if t.split == split), key=lambda tally: tally.number)
+
+    @property
+    def rows_seen(self) -> int:
+        return len(self.dropped) + sum(tally.rows for tally in self.tallies)
+
+
+def _planned(
+    rows: Iterable[Row],
+    speakers: splits.SpeakerSplits,
+    held_out: splits.HeldOutSentences,
+    unwanted: dict[str, Dropped],
+    shard_size: int,
+    packed: _Packed,
+) -> Iterator[ShardRows]:
+    """The shards to be, as soon as their rows are known; rows that get into none go to `packed.dropped`."""
+    waiting: dict[str, list[tuple[int, Utterance]]] = {split: [] for split in SPLITS}
+    numbers = dict.fromkeys(SPLITS, 0)
+
+    def shard(split: str) -> ShardRows:
+        places, utterances = zip(*waiting[split], strict=True)
+        of_these = {row.id: unwanted[row.id] for row in utterances if row.id in unwanted}
+        made = ShardRows(split, numbers[split], utterances, places, of_these)
+        waiting[split], numbers[split] = [], numbers[split] + 1
+        return made
+
+    for place, row in enumerate(rows):
+        if isinstance(row, Utterance):
+            split = speakers.of(row)
+            if other := held_out.elsewhere(row.text, split):
+                detail = f"{row.text!r}, {split} here, is also in {other}"
+                packed.dropped.append((place, Dropped(row.id, "sentence_in_other_split", detail)))
+                continue
+            waiting[split].append((place, row))
+            if len(waiting[split]) == shard_size:
+                yield shard(split)
+        else:
+            packed.dropped.append((place, row))
+    for split in SPLITS:
+        if waiting[split]:
+            yield shard(split)
+
+
+def _heard_before(tallies: Iterable[Tally]) -> dict[str, Dropped]:
+    """The rows, by id, whose audio is another row's: the very samples, or alike in a split that is held out further."""
+    prints = {split: [one for tally in tallies if tally.split == split for one in tally.prints] for split in SPLITS}
+    unwanted: dict[str, Dropped] = {}
+    further: list[fingerprints.Print] = []
+    for split in splits.HELD_OUT_FIRST:
+        for one, other in fingerprints.alike(prints[split], further):
+            detail = f"sounds like {other.id}, which is held out further; {split} here"
+            unwanted[one.id] = Dropped(one.id, "audio_in_other_split", detail)
+        for one, other in fingerprints.repeated(prints[split]):
+            unwanted.setdefault(one.id, Dropped(one.id, "duplicate_audio", f"the same recording as {other.id}"))
+        further += prints[split]
+    return unwanted
 
 
 def _worded(rows: Iterator[Row], settings: Corpus) -> Iterator[Row]:
@@ -97,71 +194,31 @@ def _worded(rows: Iterator[Row], settings: Corpus) -> Iterator[Row]:
         yield row
 
 
-def _refuse_leak(utterance: Utterance, split: str, held_out: splits.HeldOutSentences) -> None:
-    other = held_out.elsewhere(utterance.text, split)
-    if other:
-        raise Unusable("sentence_in_other_split", f"{utterance.text!r}, {split} here, is also in {other}")
-
-
-def _samples(utterance: Utterance, settings: Corpus) -> NDArray[np.float32]:
-    """The samples (N,) at the corpus's rate, of a plausible length. Raises Unusable."""
-    samples = audio.load(utterance, settings.sampling_rate_hz, settings.max_duration_s)
-    duration_s = samples.size / settings.sampling_rate_hz
-    if duration_s < settings.min_duration_s:
-        raise Unusable("too_short", f"{duration_s:.2f} s, less than {settings.min_duration_s:g} s")
-    if duration_s > settings.max_duration_s:
-        raise Unusable("too_long", f"{duration_s:.2f} s, more than {settings.max_duration_s:g} s")
-    chars_per_s = len(utterance.text) / duration_s
-    found = f"{chars_per_s:.1f} characters/s, {utterance.text!r} in {duration_s:.2f} s"
-    if chars_per_s < settings.min_chars_per_s:
-        raise Unusable("too_few_chars_per_s", f"{found}; less than {settings.min_chars_per_s:g}")
-    if chars_per_s > settings.max_chars_per_s:
-        raise Unusable("too_many_chars_per_s", f"{found}; more than {settings.max_chars_per_s:g}")
-    return samples
-
-
-class _Tally:
-    """Counts what became of each row."""
-
-    def __init__(self) -> None:
-        self.dropped: list[Dropped] = []
-        self.rows = dict.fromkeys(SPLITS, 0)
-        self.seconds = dict.fromkeys(SPLITS, 0.0)
-        self.speakers: dict[str, set[str]] = {split: set() for split in SPLITS}
-
-    def drop(self, row: Dropped) -> None:
-        self.dropped.append(row)
-
-    def keep(self, utterance: Utterance, split: str, duration_s: float) -> None:
-        self.rows[split] += 1
-        self.seconds[split] += duration_s
-        if utterance.speaker:
-            self.speakers[split].add(utterance.speaker)
-
-    def report(self, rows_in: int, settings: Corpus) -> dict[str, Any]:
-        """The contents of reports/corpus.json. Raises RuntimeError where a row is unaccounted for."""
-        rows_kept = sum(self.rows.values())
-        if rows_in != rows_kept + len(self.dropped):
-            raise RuntimeError(
-                f"{rows_in} rows in, but {rows_kept} kept and {len(self.dropped)} dropped: "
-                "the source changed while it was read, or rows were lost here"
-            )
-        return {
-            "source": ", ".join(source.path or source.name for source in settings.sources),
-            "normalizer": settings.normalizer,
-            "rows_in": rows_in,
-            "rows_kept": rows_kept,
-            "dropped": dict(Counter(row.reason for row in self.dropped)),
-            "dropped_rows": [asdict(row) for row in self.dropped],
-            "splits": {
-                split: {
-                    "rows": self.rows[split],
-                    "hours": round(self.seconds[split] / 3600, 6),
-                    "speakers": len(self.speakers[split]),
-                }
-                for split in SPLITS
-            },
-        }
+def _report(rows_in: int, packed: _Packed, settings: Corpus) -> dict[str, Any]:
+    """The contents of reports/corpus.json. Raises RuntimeError where a row is unaccounted for."""
+    rows_kept = sum(tally.rows for tally in packed.tallies)
+    if rows_in != rows_kept + len(packed.dropped):
+        raise RuntimeError(
+            f"{rows_in} rows in, but {rows_kept} kept and {len(packed.dropped)} dropped: "
+            "the source changed while it was read, or rows were lost here"
+        )
+    dropped = [row for _, row in sorted(packed.dropped, key=lambda pair: pair[0])]
+    return {
+        "source": ", ".join(source.path or source.name for source in settings.sources),
+        "normalizer": settings.normalizer,
+        "rows_in": rows_in,
+        "rows_kept": rows_kept,
+        "dropped": dict(Counter(row.reason for row in dropped)),
+        "dropped_rows": [asdict(row) for row in dropped],
+        "splits": {
+            split: {
+                "rows": sum(tally.rows for tally in packed.in_split(split)),
+                "hours": round(sum(tally.seconds for tally in packed.in_split(split)) / 3600, 6),
+                "speakers": len({speaker for tally in packed.in_split(split) for speaker in tally.speakers}),
+            }
+            for split in SPLITS
+        },
+    }
 
 
 def _refuse_empty(report: dict[str, Any]) -> None:

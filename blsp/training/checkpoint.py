@@ -10,7 +10,6 @@ on from another's checkpoint. The main process writes and reads; the others are 
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,16 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from blsp.errors import BlspError
-from blsp.files import replace_dir, write_json
-
-SCRATCH_VARIABLE = "BLSP_SCRATCH"
-
-
-def scratch_folder() -> Path:
-    """The folder for what may be lost without loss: BLSP_SCRATCH, or `blsp` in the user's cache folder."""
-    if chosen := os.environ.get(SCRATCH_VARIABLE):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "blsp"
+from blsp.files import SCRATCH_VARIABLE, replace_dir, scratch_folder, write_json
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 from blsp import tracking
 from blsp.backbones import pins
 from blsp.errors import BlspError
-from blsp.files import replace_dir, write_json, write_text
+from blsp.files import replace_dir, scratch_folder, write_json, write_text
 from blsp.params import Params, Train
 
 ADAPTER_DIR = "models/adapter"
@@ -116,7 +116,6 @@ def run(params: Params) -> None:
 
 def _frame_cache(settings: Train, index: Any, sizes: Any, model: Any, processor: Any) -> Any:
     """The frames of all utterances, where the settings leave them room and the corpus is seen more than once."""
-    from blsp.training.checkpoint import scratch_folder
     from blsp.training.frames import FrameCache
 
     width, limit_bytes = model.config.audio_config.d_model, settings.encoder_cache_gib * 2**30

@@ -1,15 +1,20 @@
 import functools
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from ruamel.yaml import YAML
 
-from blsp.data import corpus, shards
+from blsp.data import audio, corpus, shards
 from blsp.data.records import SPLITS, Utterance, Waveform
 from blsp.errors import BlspError
-from blsp.params import Source, load_params
+from blsp.params import Execution, Source, load_params
 
 RATE_HZ = 16_000
 REPO = Path(__file__).parents[2]
@@ -34,6 +39,8 @@ def params(tmp_path, monkeypatch):
         "max_duration_s": 30.0,
         "min_chars_per_s": 2.0,
         "max_chars_per_s": 35.0,
+        "max_silent_share": 0.9,
+        "max_clipped_share": 0.01,
         "dev_share": 0.05,
         "test_share": 0.05,
         "shard_size": 4,
@@ -190,7 +197,8 @@ def contents(folder):
 
 def test_two_runs_give_the_same_bytes_and_leave_nothing_of_the_first(params):
     rows = [row for row, _ in bad_rows()] + list(good_rows())
-    write_manifest([*rows, *({**row, "id": f"{row['id']}2", "split": "train"} for row in rows[-4:])])
+    more = [clip(f"more{seed}.wav", noise(seed=seed)) for seed in range(50, 54)]
+    write_manifest([*rows, *({**rows[-1], "id": name, "audio": name} for name in more)])
     corpus.run(params)
     larger = contents("data")
     write_manifest(rows)
@@ -204,7 +212,10 @@ def test_two_runs_give_the_same_bytes_and_leave_nothing_of_the_first(params):
 
 def test_rows_without_split_are_split_by_speaker_and_share_no_sentence(params):
     rows = [{**row, "speaker": row["id"], "split": None} for row in good_rows()]
-    again = [{**row, "id": f"{row['id']} again", "speaker": f"{row['id']} again"} for row in rows]
+    again = [
+        {**row, "id": f"{row['id']} again", "speaker": f"{row['id']} again", "audio": clip(f"{seed}.wav", noise(seed=seed))}
+        for seed, row in enumerate(rows, start=100)
+    ]
     write_manifest(rows + again)
     corpus.run(params)
     report = json.loads(Path("reports/corpus.json").read_text())
@@ -244,8 +255,8 @@ def test_a_fault_in_the_middle_leaves_no_final_name(params):
         raise RuntimeError("the power went out")
 
     with pytest.raises(RuntimeError, match="power"):
-        corpus.pack(rows, params.corpus.model_copy(update={"shard_size": 2}))
-    assert list(Path("data").iterdir()) == []
+        corpus.pack(rows, params.corpus.model_copy(update={"shard_size": 2}), params.execution)
+    assert not Path("data").exists()
 
 
 def test_synthesised_rows_are_packed_like_files(params):
@@ -257,7 +268,7 @@ def test_synthesised_rows_are_packed_like_files(params):
                 id=str(number), audio=waveform, text=f"words of {split}", split=split, source="here"
             )
 
-    report = corpus.pack(rows, params.corpus)
+    report = corpus.pack(rows, params.corpus, params.execution)
     assert report["rows_kept"] == 6
     assert kept_by_split() == {"train": ["0", "3"], "dev": ["1", "4"], "test": ["2", "5"]}
     assert {cut.num_samples for cut in shards.load_cuts("train")} == {RATE_HZ}
@@ -275,7 +286,95 @@ def test_a_source_that_changes_while_it_is_read_is_not_reported_as_whole(params)
             )
 
     with pytest.raises(RuntimeError, match="6 rows in, but 5 kept and 0 dropped"):
-        corpus.pack(rows, params.corpus)
+        corpus.pack(rows, params.corpus, params.execution)
+
+
+def test_a_recording_is_in_one_split_and_there_once(params):
+    """Found again in another format, under another name, with another transcript."""
+    wave = sum(np.sin(2 * np.pi * hz * np.arange(2 * RATE_HZ) / RATE_HZ) for hz in (300, 700, 1900)) / 4
+    held_out = wave * np.abs(np.sin(np.arange(wave.size) / 900)) + noise(2.0, seed=7)[:, 0] / 4
+    rows = [
+        *good_rows(),
+        {"audio": clip("held.wav", held_out), "text": "say this", "id": "held", "split": "test"},
+        {"audio": clip("quiet.ogg", 0.3 * held_out), "text": "other words", "id": "leaked", "split": "train"},
+        {"audio": clip("again.flac", noise(2, seed=10)), "text": "lift the ladder", "id": "a", "split": "train"},
+        {"audio": clip("again.wav", noise(2, seed=10)), "text": "lift that ladder", "id": "b", "split": "train"},
+    ]
+    write_manifest(rows)
+    corpus.run(params)
+    report = json.loads(Path("reports/corpus.json").read_text())
+    assert {row["id"]: (row["reason"], row["detail"]) for row in report["dropped_rows"]} == {
+        "leaked": ("audio_in_other_split", "sounds like held, which is held out further; train here"),
+        # The clip of "ladder" is that noise too, and comes first.
+        "a": ("duplicate_audio", "the same recording as ladder"),
+        "b": ("duplicate_audio", "the same recording as ladder"),
+    }
+    assert kept_by_split() == {"test": [*WORDS[:3], "held"], "dev": WORDS[3:5], "train": WORDS[5:]}
+
+
+def test_silent_and_clipped_rows_are_dropped(params):
+    silence = np.zeros((RATE_HZ, 1), np.float32)
+    sounds = {
+        "zeros.wav": silence,
+        "burst.wav": np.concatenate([noise(0.05), silence]),
+        "loud.wav": 30 * noise(seed=3),
+    }
+    rows = [
+        {"audio": clip(name, samples), "text": f"open the {name[:-4]}", "split": "train", "id": name}
+        for name, samples in sounds.items()
+    ]
+    write_manifest([*good_rows(), *rows])
+    corpus.run(params)
+    report = json.loads(Path("reports/corpus.json").read_text())
+    reasons = {row["id"]: row["reason"] for row in report["dropped_rows"]}
+    assert reasons == {"zeros.wav": "silent", "burst.wav": "silent", "loud.wav": "clipped"}
+
+
+def test_processes_change_nothing(params):
+    write_manifest([*(row for row, _ in bad_rows()), *good_rows()])
+    corpus.run(params)
+    alone, report = contents("data"), Path("reports/corpus.json").read_bytes()
+    corpus.run(params.model_copy(update={"execution": Execution(processes=2)}))
+    assert contents("data") == alone
+    assert Path("reports/corpus.json").read_bytes() == report
+
+
+KILLED = """
+import os
+from blsp.data import corpus, shards
+from blsp.params import load_params
+packed, finish = 0, shards.ShardWriter._finish
+def finish_or_die(writer):
+    global packed
+    finish(writer)
+    packed += 1
+    if packed == {shards}:
+        os.kill(os.getpid(), 9)
+shards.ShardWriter._finish = finish_or_die
+corpus.run(load_params("params.yaml"))
+"""
+
+
+@pytest.mark.parametrize("killed_in", [3, 5])
+def test_a_killed_run_keeps_its_finished_shards(params, monkeypatch, killed_in):
+    write_manifest(good_rows())
+    corpus.run(params)
+    whole, report = contents("data"), Path("reports/corpus.json").read_bytes()
+    shutil.rmtree("data")
+    Path("reports/corpus.json").unlink()
+    YAML().dump(params.model_dump(by_alias=True), Path("params.yaml"))
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED.format(shards=killed_in)], env={**os.environ, "PYTHONPATH": str(REPO)}, timeout=120
+    )
+    assert killed.returncode == -9
+    assert not Path("data").exists()
+    decoded = []
+    load = audio.load
+    monkeypatch.setattr(audio, "load", lambda row, *rest: decoded.append(row.id) or load(row, *rest))
+    corpus.run(params)
+    assert contents("data") == whole
+    assert Path("reports/corpus.json").read_bytes() == report
+    assert 0 < len(decoded) < len(WORDS), "finished shards are not decoded again"
 
 
 def test_an_unknown_key_stops_before_any_audio(params):

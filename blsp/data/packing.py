@@ -1,0 +1,135 @@
+"""One shard of the corpus from its rows: decoded, judged, encoded. The same here, in another process, elsewhere.
+
+    <staging>/train.000012/recording.000000.tar, cuts.000000.jsonl.gz    absent where no row was kept
+    <staging>/train.000012/tally.json                                    written last, so it means complete
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blsp.data import audio, fingerprints, quality, shards
+from blsp.data.records import Audio, Dropped, Unusable, Utterance
+from blsp.files import read_json, replace_dir, write_json
+from blsp.params import Corpus
+
+TALLY = "tally.json"
+
+
+@dataclass(frozen=True)
+class ShardRows:
+    """The rows of one shard to be: `places` are theirs in the source, `unwanted` those to leave out, by id."""
+
+    split: str
+    number: int
+    rows: tuple[Utterance, ...]
+    places: tuple[int, ...]
+    unwanted: Mapping[str, Dropped] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What became of a shard's rows.
+
+    `dropped` are pairs of a row's place in the source and why it is not there; `prints` are those of the rows kept.
+    """
+
+    split: str
+    number: int
+    seconds: float
+    speakers: list[str]
+    dropped: list[tuple[int, Dropped]]
+    prints: list[fingerprints.Print]
+
+    @property
+    def rows(self) -> int:
+        """How many were kept."""
+        return len(self.prints)
+
+
+def pack_shard(shard: ShardRows, settings: Corpus, staging: Path) -> Tally:
+    """The shard's tally; its files are in a folder of `staging`, as they will be in the corpus.
+
+    A shard that is there already, of the same rows, is kept as it is.
+    """
+    folder, key = shard_folder(staging, shard.split, shard.number), _key(shard)
+    if (folder / TALLY).is_file() and (found := read_json(folder / TALLY))["key"] == key:
+        return _tally(shard, found)
+    dropped: list[tuple[int, Dropped]] = []
+    kept: list[fingerprints.Print] = []
+    seconds, speakers = 0.0, set()
+    with replace_dir(folder) as temporary:
+        with shards.ShardWriter(temporary, max(len(shard.rows), 1)) as writer:
+            for place, row in zip(shard.places, shard.rows, strict=True):
+                if row.id in shard.unwanted:
+                    dropped.append((place, shard.unwanted[row.id]))
+                    continue
+                try:
+                    samples = usable_samples(row, settings)
+                except Unusable as fault:
+                    dropped.append((place, Dropped(row.id, fault.reason, str(fault))))
+                    continue
+                cut = shards.make_cut(row, shard.split, samples.size, settings.sampling_rate_hz)
+                writer.write(cut, shards.encode_flac(samples, settings.sampling_rate_hz))
+                kept.append(fingerprints.print_of(row.id, samples, settings.sampling_rate_hz))
+                seconds += samples.size / settings.sampling_rate_hz
+                speakers |= {row.speaker} if row.speaker else set()
+        tally = {
+            "key": key,
+            "seconds": seconds,
+            "speakers": sorted(speakers),
+            "dropped": [[place, row.id, row.reason, row.detail] for place, row in dropped],
+            "prints": [one.as_list() for one in kept],
+        }
+        write_json(temporary / TALLY, tally)
+    return _tally(shard, tally)
+
+
+def shard_folder(staging: Path, split: str, number: int) -> Path:
+    """Where the files of a shard are before they are the corpus's."""
+    return staging / f"{split}.{number:06d}"
+
+
+def usable_samples(utterance: Utterance, settings: Corpus) -> NDArray[np.float32]:
+    """The samples (N,) at the corpus's rate, of a plausible length and loudness. Raises Unusable."""
+    samples = audio.load(utterance, settings.sampling_rate_hz, settings.max_duration_s)
+    quality.check_length(samples, utterance.text, settings)
+    quality.check_sound(samples, settings)
+    return samples
+
+
+def _tally(shard: ShardRows, found: dict[str, Any]) -> Tally:
+    return Tally(
+        split=shard.split,
+        number=shard.number,
+        seconds=found["seconds"],
+        speakers=found["speakers"],
+        dropped=[(place, Dropped(*row)) for place, *row in found["dropped"]],
+        prints=[fingerprints.Print.from_list(one) for one in found["prints"]],
+    )
+
+
+def _key(shard: ShardRows) -> str:
+    """A digest of the rows: with settings and code, which name `staging`, all that decides what the shard holds."""
+    what = [[vars(row) | {"audio": _identity(row.audio)} for row in shard.rows], shard.places, sorted(shard.unwanted)]
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _identity(source: Audio) -> str:
+    """What tells a row's audio from another: a file's size and time of change, or what a function is called with."""
+    if isinstance(source, Path):
+        try:
+            status = source.stat()
+        except OSError:
+            return str(source)
+        return f"{source} {status.st_size} {status.st_mtime_ns}"
+    if isinstance(source, partial):
+        return f"{source.func.__module__}.{source.func.__qualname__} {source.args!r} {source.keywords!r}"
+    return repr(source)
