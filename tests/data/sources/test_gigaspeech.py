@@ -45,7 +45,10 @@ def place(tmp_path):
         ),
         recording("YOU2", segment("YOU2_S1", "CLOSE THE DOOR <EXCLAMATIONPOINT>", TEST)),
     )
-    spoken(place / "audio/youtube/P0000/YOU1.opus", "turn on the light please and then show me where the old garden behind the house is")
+    spoken(
+        place / "audio/youtube/P0000/YOU1.opus",
+        "turn on the light please and then show me where the old garden behind the house is",
+    )
     spoken(place / "audio/youtube/P0000/YOU2.opus", "close the door and the window")
     return place
 
