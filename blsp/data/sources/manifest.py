@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from blsp.data.records import SPLITS, Dropped, Row, Unusable, Utterance
+from blsp.data.sources.reading import is_id, is_unicode, shown
 from blsp.errors import BlspError
 
 REQUIRED = ("audio", "text")
@@ -53,7 +54,7 @@ def _fields(line: bytes, where: str) -> dict[str, Any]:
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise Unusable("not_json", str(error)) from error
     if not isinstance(row, dict):
-        raise Unusable("not_json", f"expected an object with audio and text, found {_shown(row)}")
+        raise Unusable("not_json", f"expected an object with audio and text, found {shown(row)}")
     for key in row:
         if key not in KEYS:
             near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0)[0]
@@ -69,12 +70,12 @@ def _fields(line: bytes, where: str) -> dict[str, Any]:
             fields[key] = str(fields[key])
     for key in REQUIRED + TEXTS:
         value = fields.get(key, "")
-        if not isinstance(value, str) or not _is_unicode(value):
-            raise Unusable("wrong_type", f"{key}: expected a string, found {_shown(value)}")
+        if not isinstance(value, str) or not is_unicode(value):
+            raise Unusable("wrong_type", f"{key}: expected a string, found {shown(value)}")
     for key in SECONDS:
         value = fields.get(key, 0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise Unusable("wrong_type", f"{key}: expected seconds, found {_shown(value)}")
+            raise Unusable("wrong_type", f"{key}: expected seconds, found {shown(value)}")
     if fields.get("split", "train") not in SPLITS:
         raise BlspError(f"{where}: unknown split {fields['split']!r}; write one of {', '.join(SPLITS)}")
     return fields
@@ -85,13 +86,13 @@ def _utterance(fields: dict[str, Any], manifest: Path) -> Utterance:
     if (start_s or 0) < 0 or (end_s is not None and end_s <= (start_s or 0)):
         raise Unusable("bad_segment", f"{start_s or 0:g} to {end_s} s; expected 0 <= start_s < end_s")
     if not fields["audio"] or "\0" in fields["audio"]:
-        raise Unusable("missing_key", f"audio: expected a path, found {_shown(fields['audio'])}")
+        raise Unusable("missing_key", f"audio: expected a path, found {shown(fields['audio'])}")
     optional = {key: fields[key] for key in TEXTS if fields.get(key)}
     optional.setdefault("id", _id(fields["audio"], start_s, end_s))
-    if not _is_id(optional["id"]):
+    if not is_id(optional["id"]):
         raise Unusable(
             "bad_id",
-            f"{_shown(optional['id'])} cannot name a file; use letters and digits, -_./ between them",
+            f"{shown(optional['id'])} cannot name a file; use letters and digits, -_./ between them",
         )
     return Utterance(
         audio=manifest.parent / fields["audio"],
@@ -108,25 +109,3 @@ def _id(audio: str, start_s: float | None, end_s: float | None) -> str:
     digest = hashlib.sha256(f"{audio}\0{start_s or 0:.6f}\0{end_s}".encode()).hexdigest()
     stem = re.sub(r"[^\w-]+", "_", PurePosixPath(audio).stem)[:80] or "audio"
     return f"{stem}-{digest[:12]}"
-
-
-def _is_id(id_: str) -> bool:
-    # Shar keeps the audio in a tar under this name, and compares the name that comes back with the id.
-    path = PurePosixPath(f"{id_}.flac")
-    return (
-        len(id_) <= 200
-        and id_.isprintable()
-        and not path.is_absolute()
-        and ".." not in path.parts
-        and str(path.parent / path.stem) == id_
-    )
-
-
-def _is_unicode(text: str) -> bool:
-    # JSON can write half of a surrogate pair, which no file can then hold.
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return f"{shown if len(shown) <= 60 else shown[:57] + '...'} ({type(value).__name__})"

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from blsp.data.sources.manifest import read
 from blsp.data.records import Dropped, Utterance
+from blsp.data.sources.manifest import read
 from blsp.errors import BlspError
 
 

@@ -1,17 +1,21 @@
-"""Speech for small trees in the layouts of the corpora."""
+"""What the tests of the public corpora share: files that somebody speaks, and the packing of what was read."""
 
 from pathlib import Path
 
 import soundfile
 
+from blsp.data import corpus
 from blsp.data.audio import resample
 from blsp.miniature.synthesis import SAMPLING_RATE_HZ, Prosody, speak
+from blsp.params import load_params
 
+REPO = Path(__file__).parents[3]
 FORMATS = {
     ".flac": {"format": "FLAC", "subtype": "PCM_16"},
     ".wav": {"format": "WAV", "subtype": "PCM_16"},
     ".mp3": {"format": "MP3"},
     ".opus": {"format": "OGG", "subtype": "OPUS"},
+    ".sph": {"format": "NIST", "subtype": "PCM_16"},
 }
 
 
@@ -20,3 +24,13 @@ def spoken(path: Path, text: str, sampling_rate_hz: int = 16_000) -> None:
     samples = resample(speak(text, "en-us", Prosody("f2", 180, 50, 50)).samples, SAMPLING_RATE_HZ, sampling_rate_hz)
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples, sampling_rate_hz, **FORMATS[path.suffix])
+
+
+def packed(read, place: Path, folder: Path) -> dict:
+    """The report of the stage `corpus` on one source, whose shards are then in `folder`; each row is accounted for."""
+    params = load_params(REPO / "params.yaml")
+    report = corpus.pack(lambda: read(place), params.corpus, params.execution, folder)
+    ids = [row.id for row in read(place)]
+    assert ids == [row.id for row in read(place)]
+    assert len(ids) == report["rows_in"] == report["rows_kept"] + len(report["dropped_rows"])
+    return report
