@@ -2,14 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from blsp.data import corpus
 from blsp.data.records import Utterance
 from blsp.data.sources.common_voice import read
 from blsp.errors import BlspError
-from blsp.params import load_params
-from tests.data.sources.trees import spoken
+from tests.data.sources.trees import packed, spoken
 
-SETTINGS = load_params(Path(__file__).parents[3] / "params.yaml").corpus
 
 # As in releases since 17.0; `accents` is there twice in some.
 COLUMNS = (
@@ -74,7 +71,7 @@ def test_bad_rows_are_dropped_and_all_rows_accounted_for(place, tmp_path):
         line(2, "Open the kitchen window."),
         "\n",
     )
-    report = corpus.pack(lambda: read(place), SETTINGS, tmp_path / "corpus")
+    report = packed(read, place, tmp_path / "corpus")
     assert [(row["reason"], row["id"]) for row in report["dropped_rows"]] == [
         ("wrong_columns", "en/train.tsv:3"),
         ("not_utf8", "en/train.tsv:4"),

@@ -2,14 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from blsp.data import corpus, shards
+from blsp.data import shards
 from blsp.data.records import Utterance
 from blsp.data.sources.covost2 import read
 from blsp.errors import BlspError
-from blsp.params import load_params
-from tests.data.sources.trees import spoken
+from tests.data.sources.trees import packed, spoken
 
-SETTINGS = load_params(Path(__file__).parents[3] / "params.yaml").corpus
 
 
 def write_table(path, *lines):
@@ -63,7 +61,7 @@ def test_bad_rows_are_dropped_and_all_rows_accounted_for(place, tmp_path):
         line(1, "Twice.", "Zweimal."),
         line("/1", "A path.", "Ein Pfad."),
     )
-    report = corpus.pack(lambda: read(place), SETTINGS, tmp_path / "corpus")
+    report = packed(read, place, tmp_path / "corpus")
     assert [(row["reason"], row["id"]) for row in report["dropped_rows"]] == [
         ("wrong_columns", "covost_v2.en_de.train.tsv:3"),
         ("not_utf8", "covost_v2.en_de.train.tsv:4"),

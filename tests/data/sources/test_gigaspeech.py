@@ -3,14 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from blsp.data import corpus, shards
+from blsp.data import shards
 from blsp.data.records import Utterance
 from blsp.data.sources.gigaspeech import read
 from blsp.errors import BlspError
-from blsp.params import load_params
-from tests.data.sources.trees import spoken
+from tests.data.sources.trees import packed, spoken
 
-SETTINGS = load_params(Path(__file__).parents[3] / "params.yaml").corpus.model_copy(update={"normalizer": "none"})
 
 DEV, TEST, TRAIN = ["{DEV}"], ["{TEST}"], ["{XL}", "{L}"]
 
@@ -66,7 +64,7 @@ def test_every_segment_is_read(place):
 
 
 def test_segments_are_cut_and_tags_become_punctuation(place, tmp_path):
-    report = corpus.pack(lambda: read(place), SETTINGS, tmp_path / "corpus")
+    report = packed(read, place, tmp_path / "corpus", normalizer="none")
     assert report["rows_kept"] == report["rows_in"] == 3
     texts = {}
     for split in ("train", "dev", "test"):
@@ -114,7 +112,7 @@ def test_bad_segments_are_dropped_and_all_rows_accounted_for(place, tmp_path):
     path.write_bytes(path.read_bytes().replace("CAF\u00c9".encode(), b"CAF\xc9"))
     expected = [*(reason for _, reason in faulty), "missing_file", "bad_id", "missing_key", "missing_key", "not_utf8"]
 
-    report = corpus.pack(lambda: read(place), SETTINGS, tmp_path / "corpus")
+    report = packed(read, place, tmp_path / "corpus", normalizer="none")
 
     assert [row["reason"] for row in report["dropped_rows"]] == expected
     assert (report["rows_in"], report["rows_kept"]) == (len(expected) + 3, 3)

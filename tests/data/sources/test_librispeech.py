@@ -2,14 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from blsp.data import corpus
 from blsp.data.records import Utterance
 from blsp.data.sources.librispeech import read
 from blsp.errors import BlspError
-from blsp.params import load_params
-from tests.data.sources.trees import spoken
+from tests.data.sources.trees import packed, spoken
 
-SETTINGS = load_params(Path(__file__).parents[3] / "params.yaml").corpus
 
 LINES = {
     "train-clean-100/19/198/19-198": ["NORTHANGER ABBEY WAS READ ALOUD", "THIS LITTLE WORK WAS FINISHED"],
@@ -63,7 +60,7 @@ def test_bad_lines_are_dropped_and_all_rows_accounted_for(place, tmp_path):
         stream.write(b"19-198-0004 NOBODY SAID THIS\n")
         stream.write(b"19-198-0000 SAID TWICE\n")
     (place / "dev-clean/84/999").mkdir()
-    report = corpus.pack(lambda: read(place), SETTINGS, tmp_path / "corpus")
+    report = packed(read, place, tmp_path / "corpus")
     assert [(row["reason"], row["id"]) for row in report["dropped_rows"]] == [
         ("missing_transcripts", "dev-clean/84/999/84-999.trans.txt"),
         ("not_utf8", "train-clean-100/19/198/19-198.trans.txt:3"),

@@ -26,10 +26,11 @@ def spoken(path: Path, text: str, sampling_rate_hz: int = 16_000) -> None:
     soundfile.write(path, samples, sampling_rate_hz, **FORMATS[path.suffix])
 
 
-def packed(read, place: Path, folder: Path) -> dict:
+def packed(read, place: Path, folder: Path, **settings) -> dict:
     """The report of the stage `corpus` on one source, whose shards are then in `folder`; each row is accounted for."""
     params = load_params(REPO / "params.yaml")
-    report = corpus.pack(lambda: read(place), params.corpus, params.execution, folder)
+    settings = params.corpus.model_copy(update=settings)
+    report = corpus.pack(lambda: read(place), settings, params.execution, folder)
     ids = [row.id for row in read(place)]
     assert ids == [row.id for row in read(place)]
     assert len(ids) == report["rows_in"] == report["rows_kept"] + len(report["dropped_rows"])
