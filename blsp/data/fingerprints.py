@@ -24,24 +24,30 @@ SAME_DISTANCE, SAME_TOLERANCE_S = 4, 0.001
 
 @dataclass(frozen=True)
 class Print:
-    """What an utterance sounds like: 32 bytes that are alike for alike sound, and its length."""
+    """What an utterance sounds like: 32 bytes that are alike for alike sound, and its length.
+
+    `translation` tells rows apart that give one recording several references.
+    """
 
     id: str
     bits: bytes
     duration_s: float
+    translation: str | None = None
 
     def as_list(self) -> list[Any]:
         """For JSON."""
-        return [self.id, self.bits.hex(), self.duration_s]
+        return [self.id, self.bits.hex(), self.duration_s, self.translation]
 
     @classmethod
     def from_list(cls, found: list[Any]) -> Self:
         """From what as_list gave."""
-        id_, bits, duration_s = found
-        return cls(id_, bytes.fromhex(bits), duration_s)
+        id_, bits, *others = found
+        return cls(id_, bytes.fromhex(bits), *others)
 
 
-def print_of(id_: str, samples: NDArray[np.float32], sampling_rate_hz: int) -> Print:
+def print_of(
+    id_: str, samples: NDArray[np.float32], sampling_rate_hz: int, translation: str | None = None
+) -> Print:
     """The print of an utterance's samples, float32 (N,)."""
     length = round(WINDOW_S * sampling_rate_hz)
     # Four windows in each of PIECES parts of the utterance, from its beginning to its end.
@@ -51,7 +57,8 @@ def print_of(id_: str, samples: NDArray[np.float32], sampling_rate_hz: int) -> P
     power = np.square(np.abs(np.fft.rfft(frames, axis=1)))
     bands = np.log(power @ _band_filters(length, sampling_rate_hz) + 1e-12).reshape(PIECES, 4, BANDS).mean(axis=1)
     balance = np.diff(bands, axis=1)
-    return Print(id_, np.packbits(np.diff(balance, axis=0) > 0).tobytes(), samples.size / sampling_rate_hz)
+    bits = np.packbits(np.diff(balance, axis=0) > 0).tobytes()
+    return Print(id_, bits, samples.size / sampling_rate_hz, translation)
 
 
 @functools.lru_cache(maxsize=4)
@@ -71,20 +78,21 @@ class Prints:
         self.durations = np.array([one.duration_s for one in self.prints])
         self.bits = np.frombuffer(b"".join(one.bits for one in self.prints), dtype=np.uint64).reshape(-1, 4)
 
-    def first_like(self, one: Print, distance: int, tolerance_s: float) -> Print | None:
-        """Of those that differ from `one` in so many bits and so much length at most, the first that came."""
+    def like(self, one: Print, distance: int, tolerance_s: float) -> list[Print]:
+        """Those that differ from `one` in so many bits and so much length at most, as they came."""
         begin, end = np.searchsorted(self.durations, [one.duration_s - tolerance_s, one.duration_s + tolerance_s])
         apart = np.bitwise_count(self.bits[begin:end] ^ np.frombuffer(one.bits, dtype=np.uint64)).sum(axis=1)
         near = begin + np.flatnonzero(apart <= distance)
-        return self.prints[min(near, key=self.order.__getitem__)] if near.size else None
+        return [self.prints[at] for at in sorted(near.tolist(), key=self.order.__getitem__)]
 
 
 def repeated(prints: Sequence[Print]) -> Iterator[tuple[Print, Print]]:
-    """Each that is the same recording as one before it, and the first such."""
+    """Each that is the same recording as one before it, with the same translation, and the first such."""
     others = Prints(prints)
     for one in prints:
-        first = others.first_like(one, SAME_DISTANCE, SAME_TOLERANCE_S)
-        if first is not None and first is not one:
+        same = others.like(one, SAME_DISTANCE, SAME_TOLERANCE_S)
+        first = next((other for other in same if other.translation == one.translation), one)
+        if first is not one:
             yield one, first
 
 
@@ -92,5 +100,5 @@ def alike(prints: Iterable[Print], held_out: Sequence[Print]) -> Iterator[tuple[
     """Each that sounds like one that is held out, and that one."""
     others = Prints(held_out)
     for one in prints:
-        if (other := others.first_like(one, LARGEST_DISTANCE, LENGTH_TOLERANCE_S)) is not None:
+        for other in others.like(one, LARGEST_DISTANCE, LENGTH_TOLERANCE_S)[:1]:
             yield one, other

@@ -78,7 +78,7 @@ def pack_shard(shard: ShardRows, settings: Corpus, staging: Path) -> Tally:
                     continue
                 cut = shards.make_cut(row, shard.split, samples.size, settings.sampling_rate_hz)
                 writer.write(cut, shards.encode_flac(samples, settings.sampling_rate_hz))
-                kept.append(fingerprints.print_of(row.id, samples, settings.sampling_rate_hz))
+                kept.append(fingerprints.print_of(row.id, samples, settings.sampling_rate_hz, row.translation))
                 seconds += samples.size / settings.sampling_rate_hz
                 speakers |= {row.speaker} if row.speaker else set()
         tally = {

@@ -62,6 +62,8 @@ def test_a_recording_is_found_again_though_a_codec_rounds_otherwise():
     one, two = (print_of(name, stored(samples, format=name), RATE_HZ) for name in ("WAV", "FLAC"))
     other = print_of("other", spoken(TEXTS[1], 1), RATE_HZ)
     assert list(repeated([one, other, two])) == [(two, one)]
+    german = print_of("de", samples, RATE_HZ, translation="Mach das Licht an.")
+    assert list(repeated([one, german])) == []
     assert list(repeated([])) == list(alike([one], [])) == []
 
 

@@ -72,8 +72,8 @@ def test_bad_rows_are_dropped_and_all_rows_accounted_for(place, tmp_path):
         ("bad_id", "covost_v2.en_de.train.tsv:9"),
     ]
     assert (report["rows_in"], report["rows_kept"]) == (11, 4)
-    packed = {cut.id: cut for cut in shards.load_cuts("test", corpus_dir=tmp_path / "corpus")}
-    assert packed["common_voice_en_3-sv-SE"].custom["translation"] == "Öppna fönstret."
+    kept = {cut.id: cut for cut in shards.load_cuts("test", corpus_dir=tmp_path / "corpus")}
+    assert kept["common_voice_en_3-sv-SE"].custom["translation"] == "Öppna fönstret."
 
 
 def test_another_folder_or_table_is_refused(tmp_path):
