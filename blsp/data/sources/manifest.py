@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from blsp.data.records import SPLITS, Dropped, Row, Unusable, Utterance
+from blsp.data.records import SPLITS, Dropped, Row, Unusable, Utterance, is_id
 from blsp.errors import BlspError
 
 REQUIRED = ("audio", "text")
@@ -88,7 +88,7 @@ def _utterance(fields: dict[str, Any], manifest: Path) -> Utterance:
         raise Unusable("missing_key", f"audio: expected a path, found {_shown(fields['audio'])}")
     optional = {key: fields[key] for key in TEXTS if fields.get(key)}
     optional.setdefault("id", _id(fields["audio"], start_s, end_s))
-    if not _is_id(optional["id"]):
+    if not is_id(optional["id"]):
         raise Unusable(
             "bad_id",
             f"{_shown(optional['id'])} cannot name a file; use letters and digits, -_./ between them",
@@ -108,18 +108,6 @@ def _id(audio: str, start_s: float | None, end_s: float | None) -> str:
     digest = hashlib.sha256(f"{audio}\0{start_s or 0:.6f}\0{end_s}".encode()).hexdigest()
     stem = re.sub(r"[^\w-]+", "_", PurePosixPath(audio).stem)[:80] or "audio"
     return f"{stem}-{digest[:12]}"
-
-
-def _is_id(id_: str) -> bool:
-    # Shar keeps the audio in a tar under this name, and compares the name that comes back with the id.
-    path = PurePosixPath(f"{id_}.flac")
-    return (
-        len(id_) <= 200
-        and id_.isprintable()
-        and not path.is_absolute()
-        and ".." not in path.parts
-        and str(path.parent / path.stem) == id_
-    )
 
 
 def _is_unicode(text: str) -> bool:
