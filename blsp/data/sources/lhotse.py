@@ -105,9 +105,7 @@ def _cut(line: bytes) -> "MonoCut":
     return cut
 
 
-def _utterance(
-    cut: "MonoCut", supervision: "SupervisionSegment", manifest: Path, split: str | None
-) -> Utterance:
+def _utterance(cut: "MonoCut", supervision: "SupervisionSegment", manifest: Path, split: str | None) -> Utterance:
     id_, text = supervision.id, supervision.text
     if not isinstance(text, str):
         raise Unusable("missing_key", f"text: expected a string, found {text!r}")

@@ -91,9 +91,7 @@ def test_paths_lead_from_the_manifest_else_from_the_working_folder(tmp_path, mon
 
 def test_shar_gives_the_same_sound(tmp_path):
     audio = recording(tmp_path, "call", noise(seed=1), noise(seed=2))
-    cuts = [
-        cut(f"deep/c.{n}", audio, spoken(f"s{n}", 0.25, 0.5), start_s=n / 10, channel=n % 2) for n in range(5)
-    ]
+    cuts = [cut(f"deep/c.{n}", audio, spoken(f"s{n}", 0.25, 0.5), start_s=n / 10, channel=n % 2) for n in range(5)]
     (tmp_path / "shar" / "train-clean").mkdir(parents=True)
     fields = {"recording": "flac"}
     CutSet.from_cuts(cuts).to_shar(tmp_path / "shar" / "train-clean", fields=fields, shard_size=2)
