@@ -4,11 +4,16 @@ import functools
 import io
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from blsp.data import places
 from blsp.data.records import Unusable, Utterance
+
+if TYPE_CHECKING:
+    from cloudpathlib import S3Path
 
 # A segment may end this much after its file: manifests round, and mp3 headers only estimate their length.
 END_TOLERANCE_S = 0.1
@@ -32,7 +37,7 @@ def load(
 
 
 def decode(
-    source: bytes | Path,
+    source: "bytes | Path | S3Path",
     start_s: float | None = None,
     end_s: float | None = None,
     max_duration_s: float = math.inf,
@@ -40,13 +45,15 @@ def decode(
 ) -> tuple[NDArray[np.float32], int]:
     """The samples of a wav, flac, mp3, ogg or opus file, float32 (N,), and their rate in Hz.
 
-    Channels are averaged, unless one is named (from 0). Only the segment is read, and nothing of one longer
-    than `max_duration_s`. Raises Unusable: missing_file, missing_channel, undecodable, empty_audio, not_finite,
-    segment_outside_audio, too_long.
+    Channels are averaged, unless one is named (from 0). Only the segment is decoded, and nothing of one longer
+    than `max_duration_s`; from S3 the whole file is fetched. Raises Unusable: missing_file, missing_channel,
+    undecodable, empty_audio, not_finite, segment_outside_audio, too_long.
     """
     import soundfile
 
-    name = str(source) if isinstance(source, Path) else "these bytes"
+    name = "these bytes" if isinstance(source, bytes) else str(source)
+    if not isinstance(source, bytes | Path):
+        source = places.content(source)
     try:
         if isinstance(source, Path) and not source.is_file():
             raise Unusable("missing_file", f"{source}: no such file")

@@ -4,9 +4,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from cloudpathlib import S3Path
 
 SPLITS = ("train", "dev", "test")
 SPLIT_WORDS = dict.fromkeys(("train", "training"), "train")
@@ -22,8 +26,8 @@ class Waveform:
     sampling_rate_hz: int
 
 
-Audio = Path | bytes | Callable[[], Waveform]
-"""A file to decode, its contents, or a function that makes the samples when they are wanted.
+Audio = Union[Path, "S3Path", bytes, Callable[[], Waveform]]
+"""A file to decode, here or in S3, its contents, or a function that makes the samples when they are wanted.
 
 Sources are read more than once (for splits and leaks before any audio is touched), so making the samples
 is put off until the row is packed: `functools.partial(speak, sentence, voice)`.

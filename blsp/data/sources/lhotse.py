@@ -17,8 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from blsp.data import places
 from blsp.data.audio import decode
-from blsp.data.records import SPLITS, Audio, Dropped, Row, Unusable, Utterance, Waveform, is_id, split_named
+from blsp.data.places import Place
+from blsp.data.records import SPLITS, Dropped, Row, Unusable, Utterance, Waveform, is_id, split_named
 from blsp.errors import BlspError
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ CUSTOM = ("licence", "translation", "intent", "answer")
 TOLERANCE_S = 1e-6
 
 
-def read(place: Path) -> Iterator[Row]:
+def read(place: Place) -> Iterator[Row]:
     """One record a supervision, as Utterance or as Dropped with its reason; a cut that has none is a row too.
 
     `place` is one manifest, or a folder with any number of `cuts*.jsonl` and `cuts*.jsonl.gz` at any depth,
@@ -38,16 +40,16 @@ def read(place: Path) -> Iterator[Row]:
     unsupported_audio, bad_segment, bad_id. Raises BlspError where there is no manifest, or one is broken off.
     """
     for manifest in _manifests(place):
-        below = manifest.relative_to(place).parts if manifest != place else ()
+        below = manifest.relative_to(cast(Any, place)).parts if manifest != place else ()
         split = next(filter(None, map(split_named, reversed((place.name, *below)))), None)
         for number, line in _lines(manifest):
             yield from _rows(line, f"{manifest.name}:{number}", manifest, split)
 
 
-def _manifests(place: Path) -> list[Path]:
+def _manifests(place: Place) -> list[Place]:
     if place.is_file():
         return [place]
-    found = sorted(path for path in place.rglob("*cuts*.jsonl*") if re.search(r"\.jsonl(\.gz)?$", path.name))
+    found: list[Any] = sorted(path for path in place.rglob("*cuts*.jsonl*") if re.search(r"\.jsonl(\.gz)?$", path.name))
     if not found:
         raise BlspError(
             f"corpus.sources: {place}: no lhotse manifest; looked for this file, and for *cuts*.jsonl and "
@@ -56,7 +58,7 @@ def _manifests(place: Path) -> list[Path]:
     return found
 
 
-def _lines(manifest: Path) -> Iterator[tuple[int, bytes]]:
+def _lines(manifest: Place) -> Iterator[tuple[int, bytes]]:
     try:
         with manifest.open("rb") as raw:
             packed = manifest.name.endswith(".gz")
@@ -68,7 +70,7 @@ def _lines(manifest: Path) -> Iterator[tuple[int, bytes]]:
         raise BlspError(f"corpus.sources: {manifest}: broken off or not gzip ({error}); copy it again") from error
 
 
-def _rows(line: bytes, where: str, manifest: Path, split: str | None) -> Iterator[Row]:
+def _rows(line: bytes, where: str, manifest: Place, split: str | None) -> Iterator[Row]:
     try:
         cut = _cut(line)
         if not cut.supervisions:
@@ -105,7 +107,7 @@ def _cut(line: bytes) -> "MonoCut":
     return cut
 
 
-def _utterance(cut: "MonoCut", supervision: "SupervisionSegment", manifest: Path, split: str | None) -> Utterance:
+def _utterance(cut: "MonoCut", supervision: "SupervisionSegment", manifest: Place, split: str | None) -> Utterance:
     id_, text = supervision.id, supervision.text
     if not isinstance(text, str):
         raise Unusable("missing_key", f"text: expected a string, found {text!r}")
@@ -130,7 +132,7 @@ def _utterance(cut: "MonoCut", supervision: "SupervisionSegment", manifest: Path
     )
 
 
-def _sound(cut: "MonoCut", manifest: Path, start_s: float, end_s: float) -> dict[str, Any]:
+def _sound(cut: "MonoCut", manifest: Place, start_s: float, end_s: float) -> dict[str, Any]:
     """The audio, start_s and end_s of an Utterance."""
     recording = cut.recording
     source = next((one for one in recording.sources if cut.channel in one.channels), None)
@@ -141,7 +143,7 @@ def _sound(cut: "MonoCut", manifest: Path, start_s: float, end_s: float) -> dict
     channel = source.channels.index(cut.channel) if len(source.channels) > 1 else None
     if source.type == "shar":
         tar = manifest.with_name(re.sub(r"\.jsonl(\.gz)?$", ".tar", manifest.name.replace("cuts", "recording", 1)))
-        return {"audio": functools.partial(_from_tar, tar, cut.id, start_s, end_s, channel)}
+        return {"audio": functools.partial(_from_tar, str(tar), cut.id, start_s, end_s, channel)}
     if source.type != "file":
         raise Unusable("unsupported_audio", f"{source.type!r} as the source of {recording.id!r}, not file or shar")
     file = _beside(manifest, source.source)
@@ -150,35 +152,43 @@ def _sound(cut: "MonoCut", manifest: Path, start_s: float, end_s: float) -> dict
     return {"audio": functools.partial(_decoded, file, start_s, end_s, channel)}
 
 
-def _beside(manifest: Path, file: str) -> Path:
+def _beside(manifest: Place, file: str) -> Place:
     """Where a relative path leads: from the manifest, else from the working folder, as lhotse itself has it."""
-    beside = manifest.parent / file
-    return beside if beside.exists() else Path(file)
+    found = places.beside(manifest, file)
+    return Path(file) if isinstance(found, Path) and not found.exists() else found
 
 
-def _decoded(audio: Audio, start_s: float, end_s: float, channel: int | None) -> Waveform:
-    return Waveform(*decode(cast(Path | bytes, audio), start_s, end_s, channel=channel))
+def _decoded(audio: bytes | Place, start_s: float, end_s: float, channel: int | None) -> Waveform:
+    return Waveform(*decode(audio, start_s, end_s, channel=channel))
 
 
-def _from_tar(tar: Path, id_: str, start_s: float, end_s: float, channel: int | None) -> Waveform:
+def _from_tar(tar: str, id_: str, start_s: float, end_s: float, channel: int | None) -> Waveform:
     try:
-        archive, members = _opened(tar)
-        content = cast(BinaryIO, archive.extractfile(members[id_])).read()
+        stream, members = _opened(tar)
+        offset, size = members[id_]
+        stream.seek(offset)
+        content = stream.read(size)
     except FileNotFoundError as error:
         raise Unusable("missing_file", f"{tar}: no such file") from error
     except KeyError as error:
         raise Unusable("missing_file", f"{tar}: holds no audio of {id_!r}") from error
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError) as error:
         raise Unusable("undecodable", f"{tar}: {error}") from error
+    if len(content) < size:
+        raise Unusable("undecodable", f"{tar}: broken off in the audio of {id_!r}")
     return _decoded(content, start_s, end_s, channel)
 
 
 @functools.lru_cache(maxsize=1)  # rows come shard by shard
-def _opened(tar: Path) -> tuple[tarfile.TarFile, dict[str, tarfile.TarInfo]]:
-    archive = tarfile.open(fileobj=tar.open("rb"))
+def _opened(tar: str) -> tuple[BinaryIO, dict[str, tuple[int, int]]]:
+    """The tar, and where in it the audio of each cut begins and how long it is, in bytes."""
+    with places.explained(tar), places.place(tar).open("rb") as found:
+        # A copy from S3 loses its name when `found` is closed, and its space when this is.
+        stream = open(found.name, "rb")  # noqa: SIM115
     members = {}
-    for member in archive:
-        name = PurePosixPath(member.name)
-        if name.suffix not in (".json", ".nodata", ".nometa"):
-            members[str(name.parent / name.stem)] = member
-    return archive, members
+    with tarfile.open(fileobj=stream, mode="r:") as archive:
+        for member in archive:
+            name = PurePosixPath(member.name)
+            if name.suffix not in (".json", ".nodata", ".nometa"):
+                members[str(name.parent / name.stem)] = (member.offset_data, member.size)
+    return stream, members
