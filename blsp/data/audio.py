@@ -4,11 +4,16 @@ import functools
 import io
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from blsp.data import places
 from blsp.data.records import Unusable, Utterance
+
+if TYPE_CHECKING:
+    from cloudpathlib import S3Path
 
 # A segment may end this much after its file: manifests round, and mp3 headers only estimate their length.
 END_TOLERANCE_S = 0.1
@@ -21,7 +26,7 @@ def load(
     utterance: Utterance, sampling_rate_hz: int, max_duration_s: float = math.inf
 ) -> NDArray[np.float32]:
     """The utterance's samples, float32 (N,), mono, at `sampling_rate_hz`. Raises what `decode` raises."""
-    if isinstance(utterance.audio, Path):
+    if not callable(utterance.audio):
         samples, rate = decode(utterance.audio, utterance.start_s, utterance.end_s, max_duration_s)
     else:
         waveform = utterance.audio()
@@ -32,24 +37,30 @@ def load(
 
 
 def decode(
-    source: bytes | Path,
+    source: "bytes | Path | S3Path",
     start_s: float | None = None,
     end_s: float | None = None,
     max_duration_s: float = math.inf,
+    channel: int | None = None,
 ) -> tuple[NDArray[np.float32], int]:
     """The samples of a wav, flac, mp3, ogg or opus file, float32 (N,), and their rate in Hz.
 
-    Channels are averaged. Only the segment is read, and nothing of one longer than `max_duration_s`.
-    Raises Unusable: missing_file, undecodable, empty_audio, not_finite, segment_outside_audio, too_long.
+    Channels are averaged, unless one is named (from 0). Only the segment is decoded, and nothing of one longer
+    than `max_duration_s`; from S3 the whole file is fetched. Raises Unusable: missing_file, missing_channel,
+    undecodable, empty_audio, not_finite, segment_outside_audio, too_long.
     """
     import soundfile
 
-    name = str(source) if isinstance(source, Path) else "these bytes"
+    name = "these bytes" if isinstance(source, bytes) else str(source)
+    if not isinstance(source, bytes | Path):
+        source = places.content(source)
     try:
         if isinstance(source, Path) and not source.is_file():
             raise Unusable("missing_file", f"{source}: no such file")
         with soundfile.SoundFile(source if isinstance(source, Path) else io.BytesIO(source)) as file:
             rate = file.samplerate
+            if channel is not None and channel >= file.channels:
+                raise Unusable("missing_channel", f"{name}: channel {channel} of {file.channels}, from 0")
             start, stop = _segment(file.frames, rate, start_s, end_s, max_duration_s)
             lead_in = min(start, LEAD_IN_S * rate)
             file.seek(start - lead_in)
@@ -58,7 +69,9 @@ def decode(
         raise Unusable("undecodable", f"{name}: {error}") from error
     if stop - start - len(samples) > END_TOLERANCE_S * rate:
         raise Unusable("undecodable", f"{name}: broken off after {len(samples)} of {stop - start} samples")
-    return _checked(samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)), rate
+    if channel is None and samples.shape[1] > 1:
+        return _checked(samples.mean(axis=1)), rate
+    return _checked(samples[:, channel or 0]), rate
 
 
 def resample(samples: NDArray[np.float32], from_hz: int, to_hz: int) -> NDArray[np.float32]:

@@ -130,6 +130,8 @@ def _identity(source: Audio) -> str:
         except OSError:
             return str(source)
         return f"{source} {status.st_size} {status.st_mtime_ns}"
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
     if isinstance(source, partial):
         return f"{source.func.__module__}.{source.func.__qualname__} {source.args!r} {source.keywords!r}"
     return repr(source)

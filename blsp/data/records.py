@@ -1,13 +1,21 @@
 """What every source gives: utterances, and the rows it could not turn into one."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from cloudpathlib import S3Path
+
 SPLITS = ("train", "dev", "test")
+SPLIT_WORDS = dict.fromkeys(("train", "training"), "train")
+SPLIT_WORDS |= dict.fromkeys(("dev", "development", "valid", "validation"), "dev")
+SPLIT_WORDS |= dict.fromkeys(("test", "testing"), "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,8 +26,8 @@ class Waveform:
     sampling_rate_hz: int
 
 
-Audio = Path | Callable[[], Waveform]
-"""A file to decode, or a function that makes the samples when they are wanted.
+Audio = Union[Path, "S3Path", bytes, Callable[[], Waveform]]
+"""A file to decode, here or in S3, its contents, or a function that makes the samples when they are wanted.
 
 Sources are read more than once (for splits and leaks before any audio is touched), so making the samples
 is put off until the row is packed: `functools.partial(speak, sentence, voice)`.
@@ -67,3 +75,21 @@ class Unusable(ValueError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
+
+
+def is_id(id_: str) -> bool:
+    """Whether an utterance can have this id: Shar keeps the audio in a tar under it, and compares what comes back."""
+    path = PurePosixPath(f"{id_}.flac")
+    return (
+        len(id_) <= 200
+        and id_.isprintable()
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and str(path.parent / path.stem) == id_
+    )
+
+
+def split_named(name: str) -> str | None:
+    """The one of SPLITS that the name of a folder, file or split says: `train-clean-100`, `cuts_valid.jsonl`."""
+    words = re.split(r"[\W_\d]+", name.lower())
+    return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None)

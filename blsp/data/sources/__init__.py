@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 
+from blsp.data import places
 from blsp.data.records import Row
 from blsp.params import Miniature, Source
 
@@ -11,13 +11,14 @@ from blsp.params import Miniature, Source
 def rows(source: Source, miniature: Miniature) -> Iterator[Row]:
     """The rows of one source in its own order, as Utterance or as Dropped with the reason: the same every time.
 
-    The module named after the source reads them: `read(place)`, with the folder or file that `path` names.
-    Raises BlspError where there is nothing of this kind.
+    The module named after the source reads them: `read(place)`, with the folder or file that `path` names, here
+    or in S3. Raises BlspError where there is nothing of this kind, or S3 does not give it.
     """
     if source.name == "miniature":
         from blsp.miniature.corpus import utterances
 
-        return utterances(miniature)
-    read = import_module(f"blsp.data.sources.{source.name}").read
-    found: Iterator[Row] = read(Path(source.path or ""))
-    return found
+        yield from utterances(miniature)
+        return
+    path = source.path or ""
+    with places.explained(path):
+        yield from import_module(f"blsp.data.sources.{source.name}").read(places.place(path))

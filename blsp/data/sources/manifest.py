@@ -2,7 +2,7 @@
 
     {"audio": "clips/0001.flac", "text": "turn on the light", "speaker": "ann", "split": "test", "end_s": 2.5}
 
-`audio` (a path, relative to the manifest) and `text` are required. A fault of one row drops that row; a fault
+`audio` (a path, relative to the manifest, or in S3) and `text` are required. A fault of one row drops that row; a fault
 in the manifest's vocabulary, an unknown key or split, stops the run, since every row may have it.
 """
 
@@ -12,11 +12,12 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
-from blsp.data.records import SPLITS, Dropped, Row, Unusable, Utterance
-from blsp.data.sources.reading import is_id, is_unicode, shown
+from blsp.data.places import Place, beside
+from blsp.data.records import SPLITS, Dropped, Row, Unusable, Utterance, is_id
+from blsp.data.sources.reading import is_unicode, shown
 from blsp.errors import BlspError
 
 REQUIRED = ("audio", "text")
@@ -25,7 +26,7 @@ SECONDS = ("start_s", "end_s")
 KEYS = REQUIRED + TEXTS + SECONDS
 
 
-def read(path: Path) -> Iterator[Row]:
+def read(path: Place) -> Iterator[Row]:
     """One record a line, in order, as Utterance or as Dropped with its reason; blank lines are no rows.
 
     Reasons: not_json, missing_key, wrong_type, bad_segment, bad_id. Raises BlspError for a missing manifest,
@@ -34,7 +35,7 @@ def read(path: Path) -> Iterator[Row]:
     try:
         stream = path.open("rb")
     except OSError as error:
-        raise BlspError(f"corpus.sources: {path}: {error.strerror}; name a JSONL file") from error
+        raise BlspError(f"corpus.sources: {path}: {error.strerror or error}; name a JSONL file") from error
     with stream:
         for number, line in enumerate(stream, start=1):
             if number == 1:
@@ -81,7 +82,7 @@ def _fields(line: bytes, where: str) -> dict[str, Any]:
     return fields
 
 
-def _utterance(fields: dict[str, Any], manifest: Path) -> Utterance:
+def _utterance(fields: dict[str, Any], manifest: Place) -> Utterance:
     start_s, end_s = fields.get("start_s"), fields.get("end_s")
     if (start_s or 0) < 0 or (end_s is not None and end_s <= (start_s or 0)):
         raise Unusable("bad_segment", f"{start_s or 0:g} to {end_s} s; expected 0 <= start_s < end_s")
@@ -95,7 +96,7 @@ def _utterance(fields: dict[str, Any], manifest: Path) -> Utterance:
             f"{shown(optional['id'])} cannot name a file; use letters and digits, -_./ between them",
         )
     return Utterance(
-        audio=manifest.parent / fields["audio"],
+        audio=beside(manifest, fields["audio"]),
         text=fields["text"],
         start_s=start_s,
         end_s=end_s,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from blsp.data.records import Dropped, Row, Unusable
+from blsp.data.records import Dropped, Row, Unusable, is_id
 from blsp.errors import BlspError
 
 Item = TypeVar("Item")
@@ -124,21 +124,6 @@ def inside(folder: Path, name: str) -> Path:
     if not name or "\0" in name or _NOT_RELATIVE.match(name) or ".." in PurePosixPath(name).parts:
         raise Unusable("bad_path", f"{shown(name)} does not lie in {folder}")
     return folder / name
-
-
-def is_id(name: str) -> bool:
-    """Whether an utterance can have this id.
-
-    Shar keeps the audio in a tar under this name, and compares the name that comes back with the id.
-    """
-    path = PurePosixPath(f"{name}.flac")
-    return (
-        len(name) <= 200
-        and name.isprintable()
-        and not path.is_absolute()
-        and ".." not in path.parts
-        and str(path.parent / path.stem) == name
-    )
 
 
 def is_unicode(text: str) -> bool:
