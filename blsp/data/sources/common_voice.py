@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from blsp.data.records import SPLITS, Row, Utterance
-from blsp.data.sources import tables
+from blsp.data.sources import reading, tables
 
 LICENCE = "CC0-1.0"
 
@@ -26,11 +26,11 @@ def read(place: Path) -> Iterator[Row]:
     Reasons: not_utf8, not_tsv, wrong_columns, bad_id. Raises BlspError where `place` has none of the tables, and
     for a table without the columns client_id, path and sentence.
     """
-    languages = [folder for folder in (place, *tables.subfolders(place)) if any(_tables(folder))]
+    languages = [folder for folder in (place, *reading.subfolders(place)) if any(_tables(folder))]
     if not languages:
         wanted = "train.tsv, dev.tsv or test.tsv"
         advice = "name a language's folder of a release, or the release's folder with the languages in it"
-        raise tables.no_corpus("common_voice", place, wanted, advice)
+        raise reading.not_found("common_voice", place, wanted, advice)
     for folder in languages:
         for split, path in _tables(folder):
             columns = ("client_id", "path", "sentence")
@@ -40,7 +40,7 @@ def read(place: Path) -> Iterator[Row]:
 
 def clip(folder: Path, name: str) -> Path:
     """The clip that a table's `path` names; the first releases leave out .mp3. Raises Unusable: bad_id."""
-    file = tables.file_name(name)
+    file = reading.file_name(name)
     return folder / "clips" / (file if file.endswith(".mp3") else f"{file}.mp3")
 
 

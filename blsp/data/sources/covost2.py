@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from blsp.data.records import SPLITS, Row, Unusable, Utterance
-from blsp.data.sources import tables
+from blsp.data.sources import reading, tables
 from blsp.data.sources.common_voice import clip
 
 LICENCE = "CC0-1.0"
@@ -29,11 +29,11 @@ def read(place: Path) -> Iterator[Row]:
     Reasons: not_utf8, not_tsv, wrong_columns, bad_id, empty_translation. Raises BlspError where `place` has none of
     the tables, and for a table without one of its four columns.
     """
-    found = [(folder, path) for folder in (place, *tables.subfolders(place)) for path in _tables(folder)]
+    found = [(folder, path) for folder in (place, *reading.subfolders(place)) for path in _tables(folder)]
     if not found:
         wanted = "tables such as covost_v2.de_en.train.tsv"
         advice = "make them beside clips/ with get_covost_splits.py from covost_v2.de_en.tsv and validated.tsv"
-        raise tables.no_corpus("covost2", place, wanted, advice)
+        raise reading.not_found("covost2", place, wanted, advice)
     for folder, path in found:
         columns = ("path", "sentence", "translation", "client_id")
         yield from tables.read_table(path, path.name, columns, partial(_utterance, folder, path.name))

@@ -39,7 +39,7 @@ def read(place: Path) -> Iterator[Row]:
             )
         table = reading.lines(path)
         columns = _columns(path, next(table, (1, b""))[1])
-        yield from reading.from_lines(path, table, functools.partial(_utterance, place, split, columns))
+        yield from reading.from_lines(path.name, table, functools.partial(_utterance, place, split, columns))
 
 
 def _columns(path: Path, header: bytes) -> list[str]:

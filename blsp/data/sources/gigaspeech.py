@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from blsp.data.records import Dropped, Row, Unusable, Utterance
-from blsp.data.sources import tables
+from blsp.data.sources import reading
 from blsp.errors import BlspError
 
 # The scripts are Apache-2.0; the recordings belong to others, and TERMS_OF_ACCESS (beside GigaSpeech.json) lends
@@ -39,7 +39,7 @@ def read(place: Path) -> Iterator[Row]:
     path = place / "GigaSpeech.json"
     if not path.is_file():
         advice = "name the folder that GigaSpeech is downloaded to, with its audio/ beside that file"
-        raise tables.no_corpus("gigaspeech", place, "GigaSpeech.json", advice)
+        raise reading.not_found("gigaspeech", place, "GigaSpeech.json", advice)
     number = 0
     for number, recording in _recordings(path):
         yield from _segments(place, recording, f"recording {number}")
@@ -93,8 +93,8 @@ def _utterance(place: Path, recording: dict[str, Any], segment: Any) -> Utteranc
         raise Unusable("bad_segment", f"{start_s:g} to {end_s:g} s; expected 0 <= begin_time < end_time")
     speaker = segment.get("speaker", "N/A")
     return Utterance(
-        id=tables.file_name(_text(segment, "sid")),
-        audio=place / "/".join(tables.file_name(part) for part in _text(recording, "path").split("/")),
+        id=reading.file_name(_text(segment, "sid")),
+        audio=place / "/".join(reading.file_name(part) for part in _text(recording, "path").split("/")),
         text=_text(segment, "text_tn"),
         speaker=speaker if isinstance(speaker, str) and speaker != "N/A" else None,
         language="en",

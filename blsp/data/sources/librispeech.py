@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from blsp.data.records import Dropped, Row, Unusable, Utterance
-from blsp.data.sources import tables
+from blsp.data.sources import reading
 
 LICENCE = "CC-BY-4.0"
 
@@ -27,14 +27,14 @@ def read(place: Path) -> Iterator[Row]:
     Readers are numbered per corpus, so the speaker is "librispeech-84". Reasons: not_utf8, bad_id, and
     missing_transcripts for a chapter's folder without its transcripts. Raises BlspError where `place` has no subset.
     """
-    subsets = [folder for folder in tables.subfolders(place) if _SUBSET.fullmatch(folder.name)]
+    subsets = [folder for folder in reading.subfolders(place) if _SUBSET.fullmatch(folder.name)]
     if not subsets:
         wanted = "subsets such as train-clean-100, dev-clean, test-other"
         advice = "name the folder LibriSpeech that its archives unpack to"
-        raise tables.no_corpus("librispeech", place, wanted, advice)
+        raise reading.not_found("librispeech", place, wanted, advice)
     for subset in subsets:
-        for reader in tables.subfolders(subset):
-            for chapter in tables.subfolders(reader):
+        for reader in reading.subfolders(subset):
+            for chapter in reading.subfolders(reader):
                 yield from _chapter(subset.name, reader.name, chapter)
 
 
@@ -42,16 +42,18 @@ def _chapter(subset: str, reader: str, chapter: Path) -> Iterator[Row]:
     transcripts = chapter / f"{reader}-{chapter.name}.trans.txt"
     shown = f"{subset}/{reader}/{chapter.name}/{transcripts.name}"
     if transcripts.is_file():
-        yield from tables.read_lines(transcripts, shown, partial(_utterance, subset, reader, chapter))
+        parse = partial(_utterances, subset, reader, chapter)
+        yield from reading.from_lines(shown, reading.lines(transcripts), parse)
     else:
         yield Dropped(shown, "missing_transcripts", f"{transcripts}: no such file; unpack {subset} again")
 
 
-def _utterance(subset: str, reader: str, chapter: Path, line: str) -> Utterance:
-    id_, *text = line.split(maxsplit=1) or [""]
+def _utterances(subset: str, reader: str, chapter: Path, line: bytes) -> Iterator[Utterance]:
+    text_line = reading.decoded(line)
+    id_, *text = text_line.split(maxsplit=1) or [""]
     if not re.fullmatch(rf"{re.escape(reader)}-{re.escape(chapter.name)}-\d+", id_, re.ASCII):
-        raise Unusable("bad_id", f"expected {reader}-{chapter.name}-0000 and a transcript, found {line[:60]!r}")
-    return Utterance(
+        raise Unusable("bad_id", f"expected {reader}-{chapter.name}-0000 and a transcript, found {text_line[:60]!r}")
+    yield Utterance(
         id=id_,
         audio=chapter / f"{id_}.flac",
         text="".join(text),

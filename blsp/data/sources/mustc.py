@@ -50,7 +50,7 @@ def read(place: Path) -> Iterator[Row]:
             continue
         path, *texts = (folder / "txt" / f"{name}.{suffix}" for suffix in ("yaml", *pair.groups()))
         parse = functools.partial(_utterance, place.name, folder / "wav", pair[1], split)
-        yield from reading.from_lines(path, _items(path, *texts), parse)
+        yield from reading.from_lines(path.name, _items(path, *texts), parse)
 
 
 def _items(segments: Path, sentences: Path, translations: Path) -> Iterator[tuple[int, Item]]:
@@ -75,7 +75,7 @@ def _yaml_items(path: Path) -> Iterator[tuple[int, bytes]]:
         if item and not line[:1].isspace():
             yield first, item
             item = b""
-        first, item = (first, item + line) if item else (number, line)
+        first, item = (first, item + b"\n" + line) if item else (number, line)
     if item:
         yield first, item
 
@@ -90,7 +90,7 @@ def _every_line(path: Path) -> Iterator[bytes]:
 
 
 def _utterance(pair: str, audio: Path, language: str, split: str, item: Item) -> Iterator[Row]:
-    segment, text, translation = _segment(item[0]), reading.decoded(item[1]), reading.decoded(item[2])
+    segment, text, translation = _segment(item[0]), reading.decoded(item[1]).strip(), reading.decoded(item[2]).strip()
     wav, speaker = reading.strings(segment, "wav", "speaker_id")
     start_s = reading.seconds(segment.get("offset"), "offset")
     end_s = round(start_s + reading.seconds(segment.get("duration"), "duration"), 6)

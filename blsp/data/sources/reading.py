@@ -12,12 +12,21 @@ from blsp.errors import BlspError
 
 Item = TypeVar("Item")
 
+_NAME = re.compile(r"\w[\w.-]{0,199}")
 _NOT_RELATIVE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|[/\\]")  # C:\, s3://, /etc, \\server
 
 
 def not_found(source: str, place: Path, wanted: str, remedy: str) -> BlspError:
-    """The error for a folder that is no such corpus: what was looked for, where, and what to do."""
-    return BlspError(f"corpus.sources: {source}: {wanted} not found in {place}; {remedy}")
+    """The error for a place that is no such corpus: what was looked for, where, and what to do."""
+    found = "it holds none" if place.is_dir() else "there is no such folder"
+    return BlspError(f"corpus.sources: {source}: looked for {wanted} in {place}, but {found}; {remedy}")
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in `folder`, by name; none where it is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted((entry for entry in folder.iterdir() if entry.is_dir()), key=lambda entry: entry.name)
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -33,24 +42,24 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
         for number, line in enumerate(stream, start=1):
             line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if line.strip():
-                yield number, line
+                yield number, line.rstrip(b"\r\n")
 
 
 def from_lines(
-    path: Path, numbered: Iterable[tuple[int, Item]], parse: Callable[[Item], Iterable[Row]]
+    name: str, numbered: Iterable[tuple[int, Item]], parse: Callable[[Item], Iterable[Row]]
 ) -> Iterator[Row]:
-    """What `parse` makes of each numbered item; one it refuses (Unusable) is Dropped under `file:number`."""
+    """What `parse` makes of each numbered item; one it refuses (Unusable) is Dropped under `name:number`."""
     for number, item in numbered:
         try:
             yield from parse(item)
         except Unusable as fault:
-            yield Dropped(f"{path.name}:{number}", fault.reason, f"{path}, line {number}: {fault}")
+            yield Dropped(f"{name}:{number}", fault.reason, f"{name}, line {number}: {fault}")
 
 
 def decoded(line: bytes) -> str:
-    """The line's text, without white space around it. Raises Unusable (not_utf8)."""
+    """The line's text. Raises Unusable (not_utf8)."""
     try:
-        return line.decode("utf-8").strip()
+        return line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Unusable("not_utf8", str(error)) from error
 
@@ -116,6 +125,13 @@ def utterance_id(name: str) -> str:
     """The name, if it can be an utterance's id. Raises Unusable (bad_id)."""
     if not is_id(name):
         raise Unusable("bad_id", f"{shown(name)} cannot name a file; use letters and digits, -_./ between them")
+    return name
+
+
+def file_name(name: str) -> str:
+    """The name, where it can be a file's in its folder and an id in a shard. Raises Unusable (bad_id)."""
+    if not _NAME.fullmatch(name):
+        raise Unusable("bad_id", f"{name[:200]!r} cannot name a file; expected letters and digits, _-. between them")
     return name
 
 

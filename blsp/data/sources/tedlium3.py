@@ -43,7 +43,7 @@ def read(place: Path) -> Iterator[Row]:
             )
         for path in transcripts:
             segments = ((number, line) for number, line in reading.lines(path) if not line.startswith(b";;"))
-            yield from reading.from_lines(path, segments, functools.partial(_utterance, folder / "sph", split))
+            yield from reading.from_lines(path.name, segments, functools.partial(_utterance, folder / "sph", split))
 
 
 def _utterance(audio: Path, split: str, line: bytes) -> Iterator[Row]:

@@ -122,7 +122,7 @@ def test_files_of_other_lengths_stop_the_run(place, english, german):
 
 def test_another_folder_is_named_with_what_was_looked_for(place, tmp_path):
     for other in (tmp_path, tmp_path / "en-fr", place / "data"):
-        with pytest.raises(BlspError, match="mustc: a language pair, en-de/data or the like, not found in"):
+        with pytest.raises(BlspError, match="mustc: looked for a language pair, en-de/data or the like, in"):
             list(read(other))
     (place / "data/dev/txt/dev.de").unlink()
     with pytest.raises(BlspError, match=r"dev\.de: No such file"):

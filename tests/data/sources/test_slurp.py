@@ -119,10 +119,10 @@ def test_metadata_of_another_form_stops_the_run(place, content):
 
 
 def test_another_folder_is_named_with_what_was_looked_for(place, tmp_path):
-    with pytest.raises(BlspError, match=r"slurp: dataset/slurp/train\.jsonl not found in .*; name the clone of"):
+    with pytest.raises(BlspError, match=r"slurp: looked for dataset/slurp/train\.jsonl in .*; name the clone of"):
         list(read(tmp_path))
     (place / "audio/slurp_real").rename(place / "audio/elsewhere")
-    with pytest.raises(BlspError, match=r"audio/slurp_real not found in .*; unpack slurp_real\.tar\.gz"):
+    with pytest.raises(BlspError, match=r"looked for audio/slurp_real in .*; unpack slurp_real\.tar\.gz"):
         list(read(place))
     (place / "dataset/slurp/metadata.json").unlink()
     with pytest.raises(BlspError, match=r"dataset/slurp/metadata\.json not found"):

@@ -154,7 +154,7 @@ def test_text_that_is_not_utf8_stops_the_run(place):
 
 
 def test_another_folder_is_named_with_what_was_looked_for(place, tmp_path):
-    with pytest.raises(BlspError, match=r"snips: a set .* not found in .*; name the folder snips_slu_data_v1\.0"):
+    with pytest.raises(BlspError, match=r"snips: looked for a set .* in .*; name the folder snips_slu_data_v1\.0"):
         list(read(tmp_path))
     (place / "smart-lights-en-close-field/speech_corpus/metadata.json").unlink()
     with pytest.raises(BlspError, match=r"metadata\.json: No such file"):
