@@ -105,5 +105,5 @@ def test_another_folder_is_named_with_what_was_looked_for(place, tmp_path):
     ):
         list(read(tmp_path))
     (place / "data/test_data.csv").unlink()
-    with pytest.raises(BlspError, match=r"data/test_data\.csv not found"):
+    with pytest.raises(BlspError, match=r"looked for data/test_data\.csv"):
         list(read(place))

@@ -125,5 +125,5 @@ def test_another_folder_is_named_with_what_was_looked_for(place, tmp_path):
     with pytest.raises(BlspError, match=r"looked for audio/slurp_real in .*; unpack slurp_real\.tar\.gz"):
         list(read(place))
     (place / "dataset/slurp/metadata.json").unlink()
-    with pytest.raises(BlspError, match=r"dataset/slurp/metadata\.json not found"):
+    with pytest.raises(BlspError, match=r"looked for dataset/slurp/metadata\.json"):
         list(read(place))
