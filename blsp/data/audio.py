@@ -22,9 +22,7 @@ END_TOLERANCE_S = 0.1
 LEAD_IN_S = 1
 
 
-def load(
-    utterance: Utterance, sampling_rate_hz: int, max_duration_s: float = math.inf
-) -> NDArray[np.float32]:
+def load(utterance: Utterance, sampling_rate_hz: int, max_duration_s: float = math.inf) -> NDArray[np.float32]:
     """The utterance's samples, float32 (N,), mono, at `sampling_rate_hz`. Raises what `decode` raises."""
     if not callable(utterance.audio):
         samples, rate = decode(utterance.audio, utterance.start_s, utterance.end_s, max_duration_s)

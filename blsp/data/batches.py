@@ -46,9 +46,7 @@ def training_sizes(
     return Sizes(frames[where], positions, targets, frame_cost=encoder / (3 * llm))
 
 
-def _prompt_tokens(
-    index: SplitIndex, behaviour: str, processor: "BlspProcessor", prefixes: Prefixes
-) -> np.ndarray:
+def _prompt_tokens(index: SplitIndex, behaviour: str, processor: "BlspProcessor", prefixes: Prefixes) -> np.ndarray:
     """Tokens of each utterance's prompt with one placeholder, after its prefix; 0 where the LLM wrote nothing."""
     instructions = pc.struct_field(index.table[behaviour], "instruction")
     different = instructions.unique()

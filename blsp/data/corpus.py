@@ -182,9 +182,7 @@ def _worded(rows: Iterator[Row], settings: Corpus) -> Iterator[Row]:
     for row in rows:
         if isinstance(row, Utterance):
             if row.id in seen:
-                row = Dropped(
-                    row.id, "duplicate_id", "an earlier row has this id; give each its own, or none"
-                )
+                row = Dropped(row.id, "duplicate_id", "an earlier row has this id; give each its own, or none")
             else:
                 seen.add(row.id)
                 try:

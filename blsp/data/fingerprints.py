@@ -45,9 +45,7 @@ class Print:
         return cls(id_, bytes.fromhex(bits), *others)
 
 
-def print_of(
-    id_: str, samples: NDArray[np.float32], sampling_rate_hz: int, translation: str | None = None
-) -> Print:
+def print_of(id_: str, samples: NDArray[np.float32], sampling_rate_hz: int, translation: str | None = None) -> Print:
     """The print of an utterance's samples, float32 (N,)."""
     length = round(WINDOW_S * sampling_rate_hz)
     # Four windows in each of PIECES parts of the utterance, from its beginning to its end.

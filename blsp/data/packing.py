@@ -1,7 +1,7 @@
 """One shard of the corpus from its rows: decoded, judged, encoded. The same here, in another process, elsewhere.
 
-    <staging>/train.000012/recording.000000.tar, cuts.000000.jsonl.gz    absent where no row was kept
-    <staging>/train.000012/tally.json                                    written last, so it means complete
+<staging>/train.000012/recording.000000.tar, cuts.000000.jsonl.gz    absent where no row was kept
+<staging>/train.000012/tally.json                                    written last, so it means complete
 """
 
 import hashlib

@@ -20,9 +20,7 @@ _NOISES = (
     "breath|breathing|laughter|laughing|applause|inaudible|unintelligible|crosstalk"
 )
 _NOISE_TAG = re.compile(
-    "|".join(
-        rf"{re.escape(left)}(?:{_NOISES}){re.escape(right)}" for left, right in ("<>", "[]", "()", "{}")
-    ),
+    "|".join(rf"{re.escape(left)}(?:{_NOISES}){re.escape(right)}" for left, right in ("<>", "[]", "()", "{}")),
     re.IGNORECASE,
 )
 

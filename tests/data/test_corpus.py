@@ -190,9 +190,7 @@ def test_cuts_carry_what_the_manifest_says(params):
 
 
 def contents(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
 def test_two_runs_give_the_same_bytes_and_leave_nothing_of_the_first(params):
@@ -213,7 +211,12 @@ def test_two_runs_give_the_same_bytes_and_leave_nothing_of_the_first(params):
 def test_rows_without_split_are_split_by_speaker_and_share_no_sentence(params):
     rows = [{**row, "speaker": row["id"], "split": None} for row in good_rows()]
     again = [
-        {**row, "id": f"{row['id']} again", "speaker": f"{row['id']} again", "audio": clip(f"{seed}.wav", noise(seed=seed))}
+        {
+            **row,
+            "id": f"{row['id']} again",
+            "speaker": f"{row['id']} again",
+            "audio": clip(f"{seed}.wav", noise(seed=seed)),
+        }
         for seed, row in enumerate(rows, start=100)
     ]
     write_manifest(rows + again)
@@ -221,9 +224,7 @@ def test_rows_without_split_are_split_by_speaker_and_share_no_sentence(params):
     report = json.loads(Path("reports/corpus.json").read_text())
     assert all(report["splits"][split]["rows"] for split in SPLITS)
     words = {split: {id_.split()[0] for id_ in ids} for split, ids in kept_by_split().items()}
-    assert not (
-        words["train"] & words["dev"] or words["train"] & words["test"] or words["dev"] & words["test"]
-    )
+    assert not (words["train"] & words["dev"] or words["train"] & words["test"] or words["dev"] & words["test"])
     assert set(report["dropped"]) <= {"sentence_in_other_split"}
     assert report["rows_in"] == report["rows_kept"] + len(report["dropped_rows"]) == 2 * len(WORDS)
 
@@ -264,9 +265,7 @@ def test_synthesised_rows_are_packed_like_files(params):
         for number in range(6):
             waveform = functools.partial(Waveform, noise(1.0, 22_050, seed=number)[:, 0], 22_050)
             split = SPLITS[number % 3]
-            yield Utterance(
-                id=str(number), audio=waveform, text=f"words of {split}", split=split, source="here"
-            )
+            yield Utterance(id=str(number), audio=waveform, text=f"words of {split}", split=split, source="here")
 
     report = corpus.pack(rows, params.corpus, params.execution)
     assert report["rows_kept"] == 6
@@ -281,9 +280,7 @@ def test_a_source_that_changes_while_it_is_read_is_not_reported_as_whole(params)
         for number in range(next(lengths)):
             waveform = functools.partial(Waveform, noise(seed=number)[:, 0], RATE_HZ)
             split = SPLITS[number % 3]
-            yield Utterance(
-                id=str(number), audio=waveform, text=f"words of {split}", split=split, source="here"
-            )
+            yield Utterance(id=str(number), audio=waveform, text=f"words of {split}", split=split, source="here")
 
     with pytest.raises(RuntimeError, match="6 rows in, but 5 kept and 0 dropped"):
         corpus.pack(rows, params.corpus, params.execution)
@@ -364,7 +361,9 @@ def test_a_killed_run_keeps_its_finished_shards(params, monkeypatch, killed_in):
     Path("reports/corpus.json").unlink()
     YAML().dump(params.model_dump(by_alias=True), Path("params.yaml"))
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED.format(shards=killed_in)], env={**os.environ, "PYTHONPATH": str(REPO)}, timeout=120
+        [sys.executable, "-c", KILLED.format(shards=killed_in)],
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+        timeout=120,
     )
     assert killed.returncode == -9
     assert not Path("data").exists()

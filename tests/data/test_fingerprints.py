@@ -30,9 +30,7 @@ def stored(samples, rate_hz=RATE_HZ, **how):
 
 
 def distance(one, other):
-    return (
-        np.bitwise_count(np.frombuffer(one.bits, np.uint8) ^ np.frombuffer(other.bits, np.uint8)).sum()
-    )
+    return np.bitwise_count(np.frombuffer(one.bits, np.uint8) ^ np.frombuffer(other.bits, np.uint8)).sum()
 
 
 @pytest.mark.parametrize("how", [{"format": "MP3"}, {"format": "OGG"}, {"format": "OGG", "subtype": "OPUS"}])

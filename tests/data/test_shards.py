@@ -81,9 +81,7 @@ def test_the_same_input_gives_the_same_bytes_at_any_time_and_place(tmp_path, mon
     write("two", IDS)
     for folder in ("one", "two"):
         for shard in shards.iter_shards("test", tmp_path / folder):
-            shards.write_field(
-                shard, "echo", {"a": {"text": "ä"}} if shard.number == 0 else {}, tmp_path / folder
-            )
+            shards.write_field(shard, "echo", {"a": {"text": "ä"}} if shard.number == 0 else {}, tmp_path / folder)
     assert len(contents(tmp_path / "one")) == 9
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
@@ -104,9 +102,7 @@ def test_a_field_that_fails_keeps_what_was_there(tmp_path):
     (shard,) = shards.iter_shards("test", tmp_path)
     path = shards.write_field(shard, "echo", {"a": {"text": "one"}}, tmp_path / "more")
     with pytest.raises(ValueError, match="JSON"):
-        shards.write_field(
-            shard, "echo", {"a": {"text": "two"}, "b": {"loss": float("nan")}}, tmp_path / "more"
-        )
+        shards.write_field(shard, "echo", {"a": {"text": "two"}, "b": {"loss": float("nan")}}, tmp_path / "more")
     assert os.listdir(path.parent) == [path.name]
     assert shards.read_field(shard, "echo", tmp_path / "more") == {"a": {"text": "one"}}
 
@@ -147,9 +143,7 @@ def test_what_is_missing_or_does_not_match_is_named(tmp_path):
         shards.load_cuts("test", corpus_dir=corpus)
     write(corpus, "abcd")
     assert list(shards.load_cuts("dev", corpus_dir=corpus)) == []
-    with pytest.raises(
-        BlspError, match=r"echo\.000000\.jsonl\.gz: no such file; run `blsp continuations` first"
-    ):
+    with pytest.raises(BlspError, match=r"echo\.000000\.jsonl\.gz: no such file; run `blsp continuations` first"):
         shards.load_cuts("test", ["echo"], corpus, more)
     for shard in shards.iter_shards("test", corpus):
         shards.write_field(shard, "echo", {}, more)

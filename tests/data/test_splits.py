@@ -7,9 +7,7 @@ from blsp.data.splits import HeldOutSentences, assign_speakers
 
 
 def row(number, speaker=None, split=None):
-    return Utterance(
-        id=f"row{number}", audio=Path("a.wav"), text="a", speaker=speaker, split=split, source="test"
-    )
+    return Utterance(id=f"row{number}", audio=Path("a.wav"), text="a", speaker=speaker, split=split, source="test")
 
 
 def test_speakers_stay_whole_and_shares_are_met():

@@ -40,7 +40,9 @@ def read(place: Path) -> Iterator[Row]:
         raise reading.not_found("slurp", place, "audio/slurp_real", "unpack slurp_real.tar.gz in its folder audio")
     speakers = _speakers(metadata)
     for path, split in paths.items():
-        yield from reading.from_lines(path.name, reading.lines(path), functools.partial(_recordings, audio, split, speakers))
+        yield from reading.from_lines(
+            path.name, reading.lines(path), functools.partial(_recordings, audio, split, speakers)
+        )
 
 
 def _speakers(path: Path) -> dict[str, str]:

@@ -1,4 +1,3 @@
-from pathlib import Path
 
 import pytest
 
@@ -7,7 +6,6 @@ from blsp.data.records import Utterance
 from blsp.data.sources.covost2 import read
 from blsp.errors import BlspError
 from tests.data.sources.trees import packed, spoken
-
 
 
 def write_table(path, *lines):

@@ -100,9 +100,7 @@ def test_a_table_without_a_column_stops_the_run(place):
 
 
 def test_another_folder_is_named_with_what_was_looked_for(place, tmp_path):
-    with pytest.raises(
-        BlspError, match=r"looked for data/train_data\.csv in .*, but it holds none; name the folder"
-    ):
+    with pytest.raises(BlspError, match=r"looked for data/train_data\.csv in .*, but it holds none; name the folder"):
         list(read(tmp_path))
     (place / "data/test_data.csv").unlink()
     with pytest.raises(BlspError, match=r"looked for data/test_data\.csv"):

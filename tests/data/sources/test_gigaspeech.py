@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 
@@ -8,7 +7,6 @@ from blsp.data.records import Utterance
 from blsp.data.sources.gigaspeech import read
 from blsp.errors import BlspError
 from tests.data.sources.trees import packed, spoken
-
 
 DEV, TEST, TRAIN = ["{DEV}"], ["{TEST}"], ["{XL}", "{L}"]
 

@@ -7,7 +7,6 @@ from blsp.data.sources.librispeech import read
 from blsp.errors import BlspError
 from tests.data.sources.trees import packed, spoken
 
-
 LINES = {
     "train-clean-100/19/198/19-198": ["NORTHANGER ABBEY WAS READ ALOUD", "THIS LITTLE WORK WAS FINISHED"],
     "train-other-500/20/205/20-205": ["THE WIND WAS COLD THAT DAY"],

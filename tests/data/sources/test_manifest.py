@@ -13,9 +13,7 @@ def manifest(tmp_path):
 
     def write_and_read(*lines):
         path = tmp_path / "mine.jsonl"
-        path.write_bytes(
-            b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines)
-        )
+        path.write_bytes(b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines))
         return list(read(path))
 
     return write_and_read

@@ -111,7 +111,9 @@ def test_the_order_is_the_same_each_time(place):
 
 
 def test_another_folder_is_named_with_what_was_looked_for(place, tmp_path):
-    with pytest.raises(BlspError, match=r"looked for legacy/train/stm/\*\.stm in .*nowhere, but there is no such folder; name"):
+    with pytest.raises(
+        BlspError, match=r"looked for legacy/train/stm/\*\.stm in .*nowhere, but there is no such folder; name"
+    ):
         list(read(Path(tmp_path / "nowhere")))
     with pytest.raises(BlspError, match="legacy/train/stm"):
         list(read(place / "legacy"))
