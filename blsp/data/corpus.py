@@ -43,7 +43,7 @@ def run(params: Params) -> None:
 def pack(
     source: Source, settings: Corpus, execution: Execution, corpus_dir: str | Path = shards.CORPUS_DIR
 ) -> dict[str, Any]:
-    """The report, as in reports/corpus.json; `corpus_dir` then holds the kept rows of each split, in the source's order.
+    """The report, as in reports/corpus.json; `corpus_dir` then holds the kept rows by split, in the source's order.
 
     `source` gives the same rows each time it is called.
     """

@@ -1,4 +1,3 @@
-
 import pytest
 
 from blsp.data.records import Utterance
@@ -7,7 +6,21 @@ from blsp.errors import BlspError
 from tests.data.sources.trees import packed, spoken
 
 # As in releases since 17.0; `accents` is there twice in some.
-COLUMNS = ["client_id", "path", "sentence_id", "sentence", "sentence_domain", "up_votes", "down_votes", "age", "gender", "accents", "variant", "locale", "segment"]
+COLUMNS = [
+    "client_id",
+    "path",
+    "sentence_id",
+    "sentence",
+    "sentence_domain",
+    "up_votes",
+    "down_votes",
+    "age",
+    "gender",
+    "accents",
+    "variant",
+    "locale",
+    "segment",
+]
 
 
 def line(number, sentence, client="ann", locale="en", **fields):

@@ -1,4 +1,3 @@
-
 import pytest
 
 from blsp.data import shards
