@@ -1,6 +1,6 @@
 """Writing continuations the published way against ours: same model, same prompts, same process, in turn.
 
-    python -m benchmarks.continuations [--size small] [--rounds 3] [--prompts 128] [--batch-size 128] [--ways NAME ...]
+    python -m benchmarks.continuations [--size small] [--rounds 3] [--prompts 256] [--batch-size 128] [--ways NAME ...]
 
 Published: prompts as they come, in batches of 8, padded, by `generate`, each batch as long as its longest answer.
 `sorted` is the same with prompts sorted by length, in batches of ours; `transformers` is transformers' own continuous
@@ -140,6 +140,7 @@ def compare(ways: dict[str, Way], prompts: Prompts, rounds: int) -> dict[str, fl
     for name in others:
         pairs = list(zip(times[first], times[name], strict=True))
         figures[f"{name}_ratio"] = statistics.median(one[0] / other[0] for one, other in pairs)
+        figures[f"{name}_lowest_cpu_ratio"] = min(one[1] / other[1] for one, other in pairs)
         figures[f"{name}_cpu_ratio"] = statistics.median(one[1] / other[1] for one, other in pairs)
     return figures
 
@@ -148,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=WIDTHS, default="small", help="of the model")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--prompts", type=int, default=128, help="of each behaviour, a round")
+    parser.add_argument("--prompts", type=int, default=256, help="of each behaviour, a round")
     parser.add_argument("--batch-size", type=int, default=128, help="of all ways but the published one")
     names = ("sorted", "transformers", "ours")
     parser.add_argument("--behaviours", nargs="+", choices=BEHAVIOURS, default=BEHAVIOURS)

@@ -13,6 +13,7 @@ from blsp.errors import BlspError
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 TRANSIENT_STATUSES = (429, 500, 502, 503, 504)
+CONNECT_TIMEOUT_S = 20.0
 ATTEMPTS = 10
 FIRST_PAUSE_S = 0.5  # doubled with each attempt
 LONGEST_PAUSE_S = 30.0
@@ -34,7 +35,7 @@ def new_client(url: str, concurrency: int) -> httpx.AsyncClient:
         base_url=url,
         headers={"Authorization": f"Bearer {key}"} if key else {},
         limits=httpx.Limits(max_connections=concurrency),
-        timeout=None,  # `post` limits each request as a whole
+        timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),  # `post` limits each request as a whole
     )
 
 
@@ -68,12 +69,13 @@ async def _attempt(
             response = await client.post(path, json=body)
     except TimeoutError:
         raise _TransientError(f"no answer within {timeout_s:g} s (continuations.timeout_s)") from None
-    except httpx.ConnectError as error:
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        what = str(error) or f"no connection within {CONNECT_TIMEOUT_S:g} s"
         if is_first:
             raise BlspError(
-                f"no server at {_address(client)}: {error}; start it, or set continuations.server_url"
+                f"no server at {_address(client)}: {what}; start it, or set continuations.server_url"
             ) from error
-        raise _TransientError(f"no connection: {error}") from error
+        raise _TransientError(f"no connection: {what}") from error
     except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
         raise _TransientError(f"the connection broke: {error}") from error
     if response.status_code in TRANSIENT_STATUSES:

@@ -195,7 +195,8 @@ class _Columns(DynamicLayer):
         width = layer.keys.shape[2]
         source = (torch.arange(width) - (width - lengths[:, None])).clamp(min=0).to(layer.keys.device)
         for own, some in ((self.keys, layer.keys), (self.values, layer.values)):
-            own[slots, :, self.span.end - width : self.span.end] = some.take_along_dim(source[:, None, :, None], 2)
+            columns = source[:, None, :, None].expand(-1, some.shape[1], -1, some.shape[3])
+            own[slots, :, self.span.end - width : self.span.end] = some.gather(2, columns)
 
     def move(self, by: int) -> None:
         """Moves the columns before `end` towards the beginning."""

@@ -214,6 +214,17 @@ def test_where_nobody_answers_it_is_said_at_once(llm):
         check_server(settings_of("any/model", url), llm[1])
 
 
+def test_an_address_where_nothing_is_said_is_given_up_soon(llm, monkeypatch):
+    """A full backlog: connections are neither taken nor refused."""
+    monkeypatch.setattr(http, "CONNECT_TIMEOUT_S", 0.5)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        address = deaf.getsockname()
+        with socket.create_connection(address), pytest.raises(BlspError, match="no server at .*: no connection within"):
+            check_server(settings_of("any/model", f"http://127.0.0.1:{address[1]}/v1"), llm[1])
+
+
 def test_a_server_that_reads_prompts_otherwise_is_refused(llm, settings, monkeypatch):
     """As one does that has another tokenizer, or puts a second start token before what has one."""
     monkeypatch.setattr("blsp.continuation.openai_server._as_sent", lambda _tokenizer, prompt, _ids: prompt + " stop")
