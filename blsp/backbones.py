@@ -53,7 +53,7 @@ def llm_pin() -> dict[str, Any]:
 
 def load_llm() -> tuple[Any, Any]:
     """The frozen chat LLM, in evaluation mode, and its tokenizer."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     from blsp.model.decoding import check_llm
     from blsp.model.pinning import backbone_source
@@ -62,12 +62,22 @@ def load_llm() -> tuple[Any, Any]:
     model = AutoModelForCausalLM.from_pretrained(name, revision=revision, use_safetensors=True)
     model.requires_grad_(False).eval()
     check_llm(model)
+    return model, load_tokenizer()
+
+
+def load_tokenizer() -> Any:
+    """The chat LLM's tokenizer, which has a padding token and a chat template."""
+    from transformers import AutoTokenizer
+
+    from blsp.model.pinning import backbone_source
+
+    name, revision = backbone_source(pins(), "llm")
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.chat_template is None:
         raise BlspError(f"{name}: the LLM has no chat template; choose an instruction-tuned checkpoint")
-    return model, tokenizer
+    return tokenizer
 
 
 def load_speech_model() -> tuple[Any, Any, Any]:

@@ -14,6 +14,7 @@ PARAMS_FILE = "params.yaml"
 
 COMMIT = "^[0-9a-f]{40}$"
 NAME = "^[a-z][a-z0-9_]*$"
+SERVER_URL = "^https?://[^@/]+(/[^@]*)?/v1$"
 
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -157,11 +158,30 @@ class Execution(Record):
 
 
 class Continuations(Record):
+    engine: Literal["transformers", "openai"]
+    server_url: Annotated[str, Field(pattern=SERVER_URL)] | None
+    server_model: Annotated[str, Field(min_length=1)] | None
+    concurrency: Count
+    timeout_s: Positive
     batch_size: Count
     max_new_tokens: Count
     max_prompt_tokens: Count
     top_logprobs: Annotated[int, Field(ge=0)]
     behaviours: Annotated[dict[FieldName, Instruction], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def engine_has_what_it_needs(self) -> Self:
+        for key in ("server_url", "server_model"):
+            value = getattr(self, key)
+            if (self.engine == "openai") == (value is None):
+                wanted = "must be given" if value is None else "must be null"
+                raise ValueError(f"where engine is {self.engine}, {key} {wanted}; found {_shown(value)}")
+        if self.engine == "openai" and self.top_logprobs:
+            raise ValueError(
+                f"top_logprobs must be 0 where engine is openai: servers give log-probabilities by the text of tokens, "
+                f"which several share; found {self.top_logprobs}"
+            )
+        return self
 
 
 class Validate(Record):
@@ -316,6 +336,7 @@ def _explain(fault: Any) -> str:
 
 _PATTERNS = {
     COMMIT: "a commit in full, 40 digits of 0-9 and a-f (a branch or tag may move)",
+    SERVER_URL: "an address that ends in /v1, such as http://localhost:8000/v1, with no key in it",
     NAME: "a name of small letters, digits and _ that begins with a letter",
 }
 

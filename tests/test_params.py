@@ -123,6 +123,45 @@ def test_a_value_out_of_range_is_refused(tmp_path, key, value, expected):
     assert complaint(tmp_path, (key, value)) == expected
 
 
+SERVER = [
+    ("continuations/engine", "openai"),
+    ("continuations/server_url", "https://llm.example.org:8000/v1"),
+    ("continuations/server_model", "meta-llama/Llama-2-7b-chat-hf"),
+]
+
+
+def test_a_server_may_write_the_continuations(tmp_path):
+    assert load(tmp_path, *SERVER).continuations.server_url == "https://llm.example.org:8000/v1"
+
+
+@pytest.mark.parametrize("change", ["http://key@host/v1", "http://host:8000", "host:8000/v1", "http://host/v1/", ""])
+def test_a_server_without_a_full_address_or_with_a_key_in_it_is_refused(tmp_path, change):
+    assert complaint(tmp_path, *SERVER, ("continuations/server_url", change)) == (
+        "continuations.server_url: must be an address that ends in /v1, such as http://localhost:8000/v1, with no key "
+        f"in it; found {change!r}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (SERVER[:1], "where engine is openai, server_url must be given; found null"),
+        (SERVER[:2], "where engine is openai, server_model must be given; found null"),
+        (
+            SERVER[1:2],
+            "where engine is transformers, server_url must be null; found 'https://llm.example.org:8000/v1'",
+        ),
+        (
+            [*SERVER, ("continuations/top_logprobs", 20)],
+            "top_logprobs must be 0 where engine is openai: servers give log-probabilities by the text of tokens, "
+            "which several share; found 20",
+        ),
+    ],
+)
+def test_an_engine_without_what_it_needs_is_refused(tmp_path, changes, expected):
+    assert complaint(tmp_path, *changes) == f"continuations: {expected}"
+
+
 @pytest.mark.parametrize("key", ["train", "train/steps", "miniature/llm/heads", "validate"])
 def test_a_missing_key_is_refused(tmp_path, key):
     assert complaint(tmp_path, (key, ...)) == f"{key.replace('/', '.')}: missing; add it"

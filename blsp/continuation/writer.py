@@ -3,12 +3,14 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from tqdm import tqdm
 
-from blsp.backbones import llm_pin, load_llm
-from blsp.continuation.engine import write_answers
+from blsp.backbones import llm_pin, load_llm, load_tokenizer
+from blsp.continuation.engine import Engine, write_answers
+from blsp.continuation.openai_server import ask_server, check_server
 from blsp.continuation.teacher import top_logprobs
 from blsp.data.records import SPLITS
 from blsp.data.shards import CONTINUATIONS_DIR, Shard, iter_shards, write_field
@@ -28,7 +30,7 @@ def run(params: Params) -> None:
     Raises BlspError where there is nothing to write from.
     """
     settings = params.continuations
-    model, tokenizer = load_llm()
+    model, tokenizer, engine = _open(settings)
     shards = [shard for split in SPLITS for shard in iter_shards(split)]
     rows_wanted = sum(1 for shard in shards for _ in shard.cuts()) * len(settings.behaviours)
     if not rows_wanted:
@@ -40,10 +42,23 @@ def run(params: Params) -> None:
     ):
         for shard in shards:
             for behaviour in settings.behaviours:
-                rows = _write_shard(shard, behaviour, settings, model, tokenizer, report, progress)
+                rows = _write_shard(shard, behaviour, settings, model, tokenizer, engine, report, progress)
                 write_field(shard, behaviour, rows, folder)
     write_json(REPORT, report.as_dict())
     print(report.summary())
+
+
+def _open(settings: Continuations) -> tuple[Any, Any, Engine]:
+    """The LLM (None where a server has it), its tokenizer, and the engine that writes."""
+    if settings.engine == "openai":
+        tokenizer = load_tokenizer()
+        check_server(settings, tokenizer)
+        return None, tokenizer, partial(ask_server, settings, tokenizer)
+    model, tokenizer = load_llm()
+    engine = partial(
+        write_answers, model, tokenizer, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens
+    )
+    return model, tokenizer, engine
 
 
 def _write_shard(
@@ -52,11 +67,13 @@ def _write_shard(
     settings: Continuations,
     model: Any,
     tokenizer: Any,
+    engine: Engine,
     report: "_Report",
     progress: tqdm,
 ) -> dict[str, dict[str, Any]]:
     instruction = settings.behaviours[behaviour]
     rows: dict[str, dict[str, Any]] = {}
+    prompts: list[str] = []
     prompt_ids: list[list[int]] = []
     for cut in shard.cuts():
         transcript = cut.supervisions[0].text
@@ -66,6 +83,7 @@ def _write_shard(
             report.drop(cut.id, behaviour, "prompt_too_long", f"{len(ids)} tokens, limit {settings.max_prompt_tokens}")
             progress.update()
             continue
+        prompts.append(prompt)
         prompt_ids.append(ids)
         rows[cut.id] = {
             "id": cut.id,
@@ -75,7 +93,11 @@ def _write_shard(
             "llm_revision": report.llm["revision"] or report.llm["sha256"],
             "sampling": {"do_sample": False, "max_new_tokens": settings.max_new_tokens},
         }
-    answers = write_answers(model, tokenizer, prompt_ids, settings.batch_size, settings.max_new_tokens, progress.update)
+    answered: dict[int, Answer] = {}
+    for number, answer in engine(prompts):
+        answered[number] = answer
+        progress.update()
+    answers = [answered[number] for number in range(len(prompts))]
     for row, answer in zip(rows.values(), answers, strict=True):
         row |= {"token_ids": answer.token_ids, "text": answer.text, "finish_reason": answer.finish_reason}
         report.keep(shard.split, behaviour, row, answer)
@@ -97,7 +119,7 @@ class _Report:
     """Counts of everything written and dropped, with the first rows of the test split to read."""
 
     def __init__(self, settings: Continuations) -> None:
-        self.llm = llm_pin()
+        self.llm, self.engine = llm_pin(), settings.engine
         self.rows: dict[str, Counter[str]] = {name: Counter() for name in settings.behaviours}
         self.finish: dict[str, Counter[str]] = {name: Counter() for name in settings.behaviours}
         self.dropped: dict[str, Counter[str]] = {name: Counter() for name in settings.behaviours}
@@ -128,6 +150,7 @@ class _Report:
         }
         return {
             "llm": self.llm,
+            "engine": self.engine,
             "behaviours": behaviours,
             "dropped_rows": self.dropped_rows,
             "samples": self.samples,

@@ -27,10 +27,11 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from blsp.estimate.lengths import Lengths
 from blsp.model.adapter import adapter_length
 from blsp.model.configuration import BlspConfig
+from blsp.model.decoding import has_keys_alone
 from blsp.model.encoder import encode
 from blsp.model.modeling import BlspForConditionalGeneration
 from blsp.training.objective import AlignmentObjective
-from blsp.training.prefixes import NONE, PrefixReader, has_keys_alone
+from blsp.training.prefixes import NONE, PrefixReader
 from blsp.training.switches import recompute
 
 if TYPE_CHECKING:

@@ -45,9 +45,8 @@ def _reader(settings: Evaluate, transcript_of: Callable[[Item], str]) -> System:
 
     def answer(instruction: str, items: list[Item]) -> list[str]:
         prompts = [build_prompt(tokenizer, instruction, " " + transcript_of(item)) for item in items]
-        ids = [tokenizer(prompt, add_special_tokens=False).input_ids for prompt in prompts]
-        written = write_answers(model, tokenizer, ids, settings.batch_size, settings.max_new_tokens)
-        return [row.text for row in written]
+        written = dict(write_answers(model, tokenizer, prompts, settings.batch_size, settings.max_new_tokens))
+        return [written[row].text for row in range(len(prompts))]
 
     return answer
 

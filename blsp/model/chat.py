@@ -26,6 +26,16 @@ def build_prompt(tokenizer: Any, instruction: str, content: str) -> str:
     return prompt
 
 
+def end_of_turn(tokenizer: Any) -> int:
+    """The token with which the chat template ends an answer; the tokenizer's end token where it has none there."""
+    answer = "yes"
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
+    conversation = tokenizer.apply_chat_template(messages, tokenize=False)
+    after = tokenizer(conversation[conversation.rindex(answer) + len(answer) :], add_special_tokens=False).input_ids
+    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    return next((token for token in after if token in special), tokenizer.eos_token_id)
+
+
 def respond(
     model: "BlspForConditionalGeneration",
     processor: "BlspProcessor",

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from blsp.errors import BlspError
 
@@ -37,7 +38,7 @@ def greedy(model: PreTrainedModel, tokenizer: Any, max_new_tokens: int, **inputs
         pad_token_id=tokenizer.pad_token_id,
     )
     ends = end_token_ids(model)
-    return [_answer(row, tokenizer, ends) for row in output[:, prompt_length:].tolist()]
+    return [answer_of(row, tokenizer, ends) for row in output[:, prompt_length:].tolist()]
 
 
 def logits_of(llm: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
@@ -83,13 +84,20 @@ def chunk_rows(llm: PreTrainedModel) -> int:
     return max(CHUNK_LOGITS // llm.config.get_text_config().vocab_size, 1)
 
 
+def has_keys_alone(llm: PreTrainedModel) -> bool:
+    """Whether keys and values are all that the LLM keeps of what it has read (Mamba, for one, keeps other states)."""
+    kinds = {type(layer) for layer in DynamicCache(config=llm.config).layers}
+    return kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
+
+
 def end_token_ids(model: PreTrainedModel) -> set[int]:
     """The tokens at which the model stops."""
     ends = model.generation_config.eos_token_id
     return set(ends) if isinstance(ends, list) else {ends}
 
 
-def _answer(token_ids: list[int], tokenizer: Any, ends: set[int]) -> Answer:
+def answer_of(token_ids: list[int], tokenizer: Any, ends: set[int]) -> Answer:
+    """The answer that these tokens are; whatever comes after the first of the `ends` is left out."""
     stop = next((index for index, token in enumerate(token_ids) if token in ends), None)
     if stop is not None:
         token_ids = token_ids[: stop + 1]

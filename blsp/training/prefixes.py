@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from blsp.model.chat import AUDIO_TOKEN, build_prompt
+from blsp.model.decoding import has_keys_alone
 from blsp.model.processing import BlspProcessor
 
 Prefixes = Sequence[tuple[int, ...]]  # token ids, by number; number 0 is the empty one
@@ -105,12 +106,6 @@ class _Known(DynamicLayer):
 def _positions(mask: torch.Tensor) -> torch.Tensor:
     """Positions (B, L) that count real tokens only."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
-
-
-def has_keys_alone(llm: PreTrainedModel) -> bool:
-    """Whether keys and values are all that the LLM keeps of what it has read (Mamba, for one, keeps other states)."""
-    kinds = {type(layer) for layer in DynamicCache(config=llm.config).layers}
-    return kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
 
 
 @torch.no_grad()

@@ -40,8 +40,7 @@ def test_each_row_is_what_the_llm_writes_from_its_transcript_alone(written):
             assert list(rows) == [cut.id for cut in shard.cuts() if cut.id != "train-2"]
             for id_, row in rows.items():
                 prompt = build_prompt(tokenizer, instruction, " " + row["transcript"])
-                ids = tokenizer(prompt, add_special_tokens=False).input_ids
-                (alone,) = write_answers(model, tokenizer, [ids], 1, 5)
+                ((_, alone),) = write_answers(model, tokenizer, [prompt], 1, 5)
                 assert row["id"] == id_ and row["instruction"] == instruction
                 assert row["prompt_sha256"] == hashlib.sha256(prompt.encode()).hexdigest()
                 found = (row["token_ids"], row["text"], row["finish_reason"])

@@ -1,0 +1,132 @@
+"""The LLM on an OpenAI-compatible server (vLLM, SGLang, llama.cpp, `transformers serve`), asked for plain completions.
+
+/v1/completions takes the prompt as it is. /v1/chat/completions would put it into the server's own template, which may
+not be the pinned one. What is sent is the text of `build_prompt`, but for the start token that the server's tokenizer
+puts before every text itself; how many tokens the server says it read is compared with the pinned tokenizer's count.
+
+The answer comes back as text. Its token ids are the pinned tokenizer's of that text, and the end token where the LLM
+stopped by itself. Where the LLM spelled a text in other tokens than the tokenizer would ("th" "e" for "the"), the row
+has the tokenizer's: the same text, on which training is as sound. But they are not what the LLM chose, nor do servers
+give ids beside log-probabilities, so these are left to the engine in process.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import httpx
+
+from blsp.continuation.http import new_client, post
+from blsp.errors import BlspError
+from blsp.model.chat import build_prompt, end_of_turn
+from blsp.model.decoding import Answer
+from blsp.params import Continuations
+
+HALF_A_CHARACTER = "\ufffd"
+PROBE = "Repeat the following text."
+
+
+def check_server(settings: Continuations, tokenizer: Any) -> None:
+    """Nothing; the server has the model, lets us in, and reads a prompt as the tokenizer does.
+
+    Raises BlspError where it does not, or where nobody is there.
+    """
+
+    async def probe() -> None:
+        async with new_client(str(settings.server_url), 1) as client:
+            await _ask(client, settings, tokenizer, build_prompt(tokenizer, PROBE, " a"), max_tokens=1, is_first=True)
+
+    asyncio.run(probe())
+
+
+def ask_server(settings: Continuations, tokenizer: Any, prompts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
+    """The number of each prompt with the server's greedy answer, as they come; `concurrency` are asked at a time.
+
+    Raises BlspError where the server refuses one, or does not answer it after several attempts.
+    """
+    with asyncio.Runner() as runner:
+        answers = _answers(settings, tokenizer, prompts)
+
+        async def coming() -> tuple[int, Answer] | None:
+            return await anext(answers, None)
+
+        while (answer := runner.run(coming())) is not None:
+            yield answer
+
+
+async def _answers(
+    settings: Continuations, tokenizer: Any, prompts: Sequence[str]
+) -> AsyncIterator[tuple[int, Answer]]:
+    waiting = iter(enumerate(prompts))
+    asked: set[asyncio.Task[tuple[int, Answer]]] = set()
+    async with new_client(str(settings.server_url), settings.concurrency) as client:
+
+        async def ask(row: int, prompt: str) -> tuple[int, Answer]:
+            return row, await _ask(client, settings, tokenizer, prompt, settings.max_new_tokens)
+
+        try:
+            while True:
+                free = settings.concurrency - len(asked)
+                asked |= {asyncio.create_task(ask(row, prompt)) for row, prompt in islice(waiting, free)}
+                if not asked:
+                    return
+                done, asked = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    yield task.result()
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def _ask(
+    client: httpx.AsyncClient,
+    settings: Continuations,
+    tokenizer: Any,
+    prompt: str,
+    max_tokens: int,
+    is_first: bool = False,
+) -> Answer:
+    token_ids = tokenizer(prompt, add_special_tokens=False).input_ids
+    body = {
+        "model": settings.server_model,
+        "prompt": _as_sent(tokenizer, prompt, token_ids),
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "frequency_penalty": 0,  # `transformers serve` takes a checkpoint's own repetition penalty otherwise
+    }
+    answer = await post(client, "completions", body, settings.timeout_s, is_first)
+    read = answer.get("usage", {}).get("prompt_tokens", len(token_ids))
+    if read != len(token_ids):
+        raise BlspError(
+            f"{settings.server_url} reads {read} tokens where the pinned LLM's tokenizer reads {len(token_ids)}, in "
+            f"{prompt!r}; serve the checkpoint that params.yaml names under backbones"
+        )
+    return _answer(answer["choices"][0], tokenizer, max_tokens)
+
+
+def _as_sent(tokenizer: Any, prompt: str, token_ids: list[int]) -> str:
+    """The text that becomes `token_ids` where the tokenizer adds what it puts before every text."""
+    start = tokenizer.bos_token or ""
+    for text in (prompt, prompt.removeprefix(start)):
+        if tokenizer(text).input_ids == token_ids:
+            return text
+    raise BlspError(
+        f"the LLM's tokenizer puts {start!r} before every text and its chat template does not, so a server would not "
+        "read the prompts as they are; set continuations.engine to transformers"
+    )
+
+
+def _answer(choice: dict[str, Any], tokenizer: Any, max_tokens: int) -> Answer:
+    text, finish_reason = choice["text"], choice["finish_reason"]
+    if finish_reason not in ("stop", "length"):
+        raise BlspError(f"the server ended an answer for {finish_reason!r}; it must be 'stop' or 'length': {text!r}")
+    if finish_reason == "length":
+        text = text.rstrip(HALF_A_CHARACTER)  # cut between the tokens of one character
+        token_ids = tokenizer(text, add_special_tokens=False).input_ids[:max_tokens]
+        return Answer(token_ids, text.strip(), "length")
+    # vLLM says which of several end tokens it was.
+    named = choice.get("stop_reason")
+    end = named if isinstance(named, int) else end_of_turn(tokenizer)
+    return Answer([*tokenizer(text, add_special_tokens=False).input_ids, end], text.strip(), "stop")

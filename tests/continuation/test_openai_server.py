@@ -1,0 +1,286 @@
+"""The engine `openai` against `transformers serve`, a server of its own: the same answers as in process, whatever
+befalls the requests, and one message where it cannot go on."""
+
+import copy
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+import torch
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from blsp.backbones import load_llm
+from blsp.continuation import http, writer
+from blsp.continuation.engine import write_answers
+from blsp.continuation.openai_server import _as_sent, ask_server, check_server
+from blsp.data.shards import iter_shards, read_field
+from blsp.errors import BlspError
+from blsp.files import write_json
+from blsp.model.chat import build_prompt, end_of_turn
+from blsp.params import Continuations, load_params
+from tests.continuation.faults import Proxy, body, dropped, slow, status, truncated, truncated_unseen
+from tests.contracts import packed
+from tests.trained import PARAMS
+
+TEXTS = ["play some jazz music in the attic", "stop", "please buy soap at the market which shop", "call anna"]
+MAX_NEW_TOKENS = 16
+
+
+@pytest.fixture(scope="module")
+def served(pins, tmp_path_factory):
+    """The folder of an LLM that writes whole words alone, and stops now and then: its texts have one spelling."""
+    folder = tmp_path_factory.mktemp("served") / "llm"
+    tokenizer = AutoTokenizer.from_pretrained(pins["llm"]["name"])
+    model = AutoModelForCausalLM.from_pretrained(pins["llm"]["name"])
+    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    whole = torch.tensor([piece.startswith("Ġ") and piece[1:].isalpha() for piece in pieces])
+    rows = model.get_output_embeddings().weight.data
+    rows[~whole] = 0
+    rows[tokenizer.eos_token_id].normal_(std=1.0, generator=torch.Generator().manual_seed(0))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def llm(served, pins, tmp_path_factory):
+    """The LLM in process and its tokenizer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("here"))
+        write_json("models/backbones/backbones.json", {**pins, "llm": {**pins["llm"], "name": served}})
+        return load_llm()
+
+
+@pytest.fixture(scope="module")
+def server(served):
+    """The address of a `transformers serve` of the tiny LLM."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [os.path.join(os.path.dirname(sys.executable), "transformers"), "serve", served]
+    process = subprocess.Popen(
+        [*command, "--port", str(port), "--host", "127.0.0.1", "--device", "cpu"],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 240
+        while not _is_up(url):
+            assert process.poll() is None and time.monotonic() < deadline, "the server did not start"
+            time.sleep(0.5)
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _is_up(url):
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def proxy(server, monkeypatch):
+    monkeypatch.setattr(http, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.delenv(http.KEY_VARIABLE, raising=False)
+    proxy = Proxy(server)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def settings(proxy, served):
+    return settings_of(served, proxy.url)
+
+
+def settings_of(model, url, **changes):
+    committed = load_params(PARAMS).continuations.model_dump()
+    server = {"engine": "openai", "server_url": url, "server_model": model, "concurrency": 3}
+    return Continuations(**{**committed, **server, "max_new_tokens": MAX_NEW_TOKENS, "timeout_s": 60.0, **changes})
+
+
+def prompts(tokenizer):
+    return [build_prompt(tokenizer, "Repeat the following text.", " " + text) for text in TEXTS]
+
+
+@pytest.fixture(scope="module")
+def expected(llm):
+    """What the engine in process writes."""
+    answers = dict(write_answers(*llm, prompts(llm[1]), 4, MAX_NEW_TOKENS))
+    assert {answer.finish_reason for answer in answers.values()} == {"stop", "length"}
+    return answers
+
+
+def test_answers_are_those_of_the_engine_in_process(llm, settings, proxy, expected):
+    tokenizer = llm[1]
+    check_server(settings, tokenizer)
+    assert dict(ask_server(settings, tokenizer, prompts(tokenizer))) == expected
+    assert 1 < proxy.most_at_once <= 3
+
+
+def test_the_stage_writes_the_same_rows_with_either_engine(llm, settings, proxy, served, pins, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    packed.pack(packed.good_rows())
+    write_json("models/backbones/backbones.json", {**pins, "llm": {**pins["llm"], "name": served}})
+    params = load_params(PARAMS)
+    in_process = params.continuations.model_copy(update={"max_new_tokens": MAX_NEW_TOKENS})
+    written = []
+    for engine in (in_process, settings):
+        writer.run(params.model_copy(update={"continuations": engine}))
+        written.append([read_field(shard, "continuation") for shard in iter_shards("train")])
+    assert written[0] == written[1] and all(written[0])
+    assert len(proxy.seen) > len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [status(429), status(503), status(500), status(502), status(504)],
+        [dropped, truncated, truncated_unseen, dropped],
+    ],
+    ids=["statuses", "connections"],
+)
+def test_what_is_transient_costs_no_row(llm, settings, proxy, expected, faults):
+    proxy.faults += faults
+    assert dict(ask_server(settings, llm[1], prompts(llm[1]))) == expected
+    assert len(proxy.seen) == len(TEXTS) + len(faults)
+
+
+def test_a_server_that_asks_for_a_pause_gets_it(llm, settings, proxy, expected):
+    proxy.faults.append(status(429, Retry_After="2"))
+    answers = dict(ask_server(settings, llm[1], prompts(llm[1])[:1]))
+    assert answers == {0: expected[0]}
+    first, second = proxy.seen
+    assert second - first >= 2
+
+
+def test_an_answer_that_takes_too_long_is_asked_for_again(llm, served, proxy, expected):
+    proxy.faults.append(slow(30))
+    settings = settings_of(served, proxy.url, timeout_s=10.0)
+    assert dict(ask_server(settings, llm[1], prompts(llm[1])[:1])) == {0: expected[0]}
+    assert len(proxy.seen) == 2
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 422])
+def test_a_refusal_is_not_asked_again(llm, settings, proxy, code):
+    proxy.faults += [status(code)]
+    with pytest.raises(BlspError, match=f"completions: status {code}: as injected"):
+        list(ask_server(settings, llm[1], prompts(llm[1])[:1]))
+    assert len(proxy.seen) == 1
+
+
+def test_a_server_that_stays_ill_is_given_up(llm, settings, proxy):
+    proxy.faults += [status(503)] * http.ATTEMPTS
+    with pytest.raises(BlspError, match=f"status 503: as injected, {http.ATTEMPTS} times; run again when"):
+        list(ask_server(settings, llm[1], prompts(llm[1])[:1]))
+    assert len(proxy.seen) == http.ATTEMPTS
+    proxy.faults += [status(503, Retry_After="86400")]
+    with pytest.raises(BlspError, match="it wants to be left alone for 86400 s"):
+        list(ask_server(settings, llm[1], prompts(llm[1])[:1]))
+
+
+def test_the_key_comes_from_the_environment_alone(llm, settings, proxy, monkeypatch):
+    proxy.key = "sk-right"
+    with pytest.raises(BlspError, match="status 401: Incorrect API key provided; .* OPENAI_API_KEY is not set"):
+        check_server(settings, llm[1])
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong")
+    with pytest.raises(BlspError, match="OPENAI_API_KEY is not the one it wants") as refusal:
+        check_server(settings, llm[1])
+    assert "sk-wrong" not in str(refusal.value)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-right")
+    check_server(settings, llm[1])
+
+
+def test_a_server_without_this_model_is_refused(llm, proxy):
+    with pytest.raises(BlspError, match=r"status 400: Server is pinned .* \(continuations.server_model,"):
+        check_server(settings_of("another/model", proxy.url), llm[1])
+
+
+def test_where_nobody_answers_it_is_said_at_once(llm):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    with pytest.raises(BlspError, match=f"no server at {url}: .*; start it, or set continuations.server_url"):
+        check_server(settings_of("any/model", url), llm[1])
+
+
+def test_an_address_where_nothing_is_said_is_given_up_soon(llm, monkeypatch):
+    """A full backlog: connections are neither taken nor refused."""
+    monkeypatch.setattr(http, "CONNECT_TIMEOUT_S", 0.5)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        address = deaf.getsockname()
+        with socket.create_connection(address), pytest.raises(BlspError, match="no server at .*: no connection within"):
+            check_server(settings_of("any/model", f"http://127.0.0.1:{address[1]}/v1"), llm[1])
+
+
+def test_a_server_that_reads_prompts_otherwise_is_refused(llm, settings, monkeypatch):
+    """As one does that has another tokenizer, or puts a second start token before what has one."""
+    monkeypatch.setattr("blsp.continuation.openai_server._as_sent", lambda _tokenizer, prompt, _ids: prompt + " stop")
+    with pytest.raises(BlspError, match=r"reads \d+ tokens where the pinned LLM's tokenizer reads .* under backbones"):
+        check_server(settings, llm[1])
+
+
+def test_a_start_token_is_left_to_the_servers_tokenizer(llm):
+    """Llama 3's template begins with the token that its tokenizer puts before every text: twice would be wrong."""
+    tokenizer = copy.deepcopy(llm[1])
+    start = tokenizer.bos_token = "<|user|>"
+    number = tokenizer.convert_tokens_to_ids(start)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{start} $A", special_tokens=[(start, number)]
+    )
+    ids = tokenizer(start + " stop", add_special_tokens=False).input_ids
+    assert ids[0] == number and _as_sent(tokenizer, start + " stop", ids) == " stop"
+    with pytest.raises(BlspError, match=r"puts '<\|user\|>' before every text .* set continuations.engine to transf"):
+        _as_sent(tokenizer, " stop", ids[1:])
+    assert _as_sent(llm[1], " stop", ids[1:]) == " stop"
+
+
+@pytest.mark.parametrize(
+    "choice, tail, reason",
+    [
+        ({"text": " stop", "finish_reason": "stop"}, ["<eos>"], "stop"),
+        ({"text": " stop", "finish_reason": "stop", "stop_reason": 2}, [2], "stop"),
+        ({"text": " stop", "finish_reason": "length", "stop_reason": None}, [], "length"),
+        ({"text": " stop\ufffd", "finish_reason": "length"}, [], "length"),
+    ],
+)
+def test_token_ids_are_the_tokenizers_with_the_end_token_that_was_meant(llm, settings, proxy, choice, tail, reason):
+    proxy.faults.append(body({"choices": [choice]}))
+    ((_, answer),) = ask_server(settings, llm[1], prompts(llm[1])[:1])
+    stop = llm[1](" stop", add_special_tokens=False).input_ids
+    assert answer.token_ids == [*stop, *(llm[1].eos_token_id if end == "<eos>" else end for end in tail)]
+    assert (answer.text, answer.finish_reason) == ("stop", reason)
+
+
+def test_an_answer_that_ended_otherwise_is_refused(llm, settings, proxy):
+    proxy.faults.append(body({"choices": [{"text": " stop", "finish_reason": "content_filter"}]}))
+    with pytest.raises(BlspError, match="ended an answer for 'content_filter'; it must be 'stop' or 'length': ' stop'"):
+        list(ask_server(settings, llm[1], prompts(llm[1])[:1]))
+
+
+def test_the_rows_asked_for_are_let_go_where_the_caller_stops(llm, settings, proxy):
+    answers = ask_server(settings, llm[1], prompts(llm[1]) * 5)
+    next(answers)
+    answers.close()
+    assert len(proxy.seen) < 5 * len(TEXTS)
+
+
+def test_the_end_of_a_turn_is_the_chat_templates(llm):
+    assert end_of_turn(llm[1]) == llm[1].eos_token_id
+    tokenizer = copy.deepcopy(llm[1])
+    tokenizer.chat_template = "{% for m in messages %}<|user|>{{ m.content }}<|assistant|>{% endfor %}"
+    assert end_of_turn(tokenizer) == tokenizer.convert_tokens_to_ids("<|assistant|>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    assert end_of_turn(tokenizer) == tokenizer.eos_token_id
