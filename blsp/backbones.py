@@ -64,9 +64,7 @@ def load_llm(found: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
 
     found = found or pins()
     name, revision = backbone_source(found, "llm")
-    model = AutoModelForCausalLM.from_pretrained(
-        name, revision=revision, use_safetensors=True, device_map=device_map()
-    )
+    model = AutoModelForCausalLM.from_pretrained(name, revision=revision, use_safetensors=True, device_map=device_map())
     model.requires_grad_(False).eval()
     check_llm(model)
     return model, load_tokenizer(found)

@@ -17,16 +17,18 @@ if TYPE_CHECKING:
 
 SAYINGS = 3  # what is said twice may be meant so
 
-# What chat LLMs say when they do not do as they are asked. Words of a story must not match ("I'm sorry, but I can't come
-# tomorrow"): each speaks of being a machine, of the task, or asks for the text.
+# What chat LLMs say when they do not do as they are asked. Words of a story must not match ("I'm sorry, but I can't
+# come tomorrow"): each speaks of being a machine, of the task, or asks for the text.
 _TASK = "assist|help|continu|fulfil|comply|complet|provid|creat|generat|writ|engag|respond|answer|repeat|translat"
+_CANNOT = "can ?not|can't|unable|not able"
+_SENT = "text|sentence|context|information|details|prompt"
 _REFUSALS = re.compile(
     "|".join(
         (
             r"\bas an? (?:ai|artificial intelligence|large language model|language model|virtual assistant)\b",
-            rf"\b(?:sorry|afraid|apologi[sz]e)\b[^.!?]{{0,40}}\b(?:can ?not|can't|unable|not able)\b[^.!?]{{0,30}}\b(?:{_TASK})",
+            rf"\b(?:sorry|afraid|apologi[sz]e)\b[^.!?]{{0,40}}\b(?:{_CANNOT})\b[^.!?]{{0,30}}\b(?:{_TASK})",
             rf"^i (?:can ?not|can't|am unable to|am not able to|'m unable to|'m not able to|won't) (?:{_TASK})",
-            r"\bplease (?:provide|give|share|send)\b[^.!?]{0,30}\b(?:text|sentence|context|information|details|prompt)\b",
+            rf"\bplease (?:provide|give|share|send)\b[^.!?]{{0,30}}\b(?:{_SENT})\b",
             r"\bals (?:ki|künstliche intelligenz|sprachmodell|ki-\w+)\b",
             r"\ben tant (?:que |qu')(?:ia|intelligence artificielle|modèle de langage|assistant)",
             r"\bcomo (?:una? )?(?:ia|inteligencia artificial|modelo de lenguaje)\b",
@@ -85,9 +87,7 @@ def repeated_tokens(token_ids: Sequence[int]) -> int:
     return longest
 
 
-def _check_language(
-    text: str, transcript_language: str | None, behaviour: Behaviour, limits: AnswerQuality
-) -> None:
+def _check_language(text: str, transcript_language: str | None, behaviour: Behaviour, limits: AnswerQuality) -> None:
     wanted = transcript_language if behaviour.language == "transcript" else behaviour.language
     wanted = wanted.partition("-")[0].lower() if wanted else None
     identifier = _identifier()

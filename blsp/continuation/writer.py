@@ -129,9 +129,9 @@ class _Report:
         """For the terminal: one line a behaviour, and below it one a reason."""
         lines = []
         for name, count in self.counts.items():
-            mean = count["tokens"] / max(count["rows"], 1)
+            mean, cut = count["tokens"] / max(count["rows"], 1), self.finish[name]["length"]
             lines.append(
-                f"{name}: {count['rows']:,} rows of {mean:.1f} tokens, {self.finish[name]['length']:,} cut at the limit, "
+                f"{name}: {count['rows']:,} rows of {mean:.1f} tokens, {cut:,} cut at the limit, "
                 f"{self.dropped[name].total():,} dropped, {count['rows_not_asked']:,} not asked for"
             )
             lines += [f"  {reason:22}{number:>10,}" for reason, number in sorted(self.dropped[name].items())]

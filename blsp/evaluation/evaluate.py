@@ -5,7 +5,7 @@ from typing import Any
 from tqdm import tqdm
 
 from blsp import tracking
-from blsp.backbones import pins
+from blsp.backbones import device_map, pins
 from blsp.data.batches import evaluation_batches
 from blsp.data.text import plain_words
 from blsp.evaluation import report
