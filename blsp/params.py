@@ -300,11 +300,16 @@ class Params(Record):
 
     @model_validator(mode="after")
     def shares_name_behaviours(self) -> Self:
-        for name in self.train.shares:
+        for name, share in self.train.shares.items():
             if name not in self.continuations.behaviours:
                 raise ValueError(
                     f"train.shares.{name} is no behaviour that is written; continuations.behaviours has "
                     f"{', '.join(self.continuations.behaviours)}"
+                )
+            if share > (written := self.continuations.behaviours[name].share):
+                raise ValueError(
+                    f"train.shares.{name} is {share:g}, but it is written for {written:g} of the utterances "
+                    f"(continuations.behaviours.{name}.share); raise the one or lower the other"
                 )
         return self
 

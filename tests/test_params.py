@@ -188,6 +188,11 @@ def test_a_missing_key_is_refused(tmp_path, key):
             "train.shares.summary is no behaviour that is written; continuations.behaviours has continuation",
         ),
         (
+            [("continuations/behaviours/repetition/share", 0.05)],
+            "train.shares.repetition is 0.1, but it is written for 0.05 of the utterances "
+            "(continuations.behaviours.repetition.share); raise the one or lower the other",
+        ),
+        (
             [("train/adapter", "conv"), ("train/downsampling", 6)],
             "train: each convolution of the conv adapter halves, so downsampling must be 2, 4, 8, ...; found 6; "
             "adapter: stack takes any",
