@@ -47,26 +47,16 @@ def pins() -> dict[str, dict[str, Any]]:
     return read_json(PINS_FILE)
 
 
-def llm_pin() -> dict[str, Any]:
-    """The pin of the chat LLM."""
-    return pins()["llm"]
-
-
 def load_llm(found: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
     """The frozen chat LLM, in evaluation mode, where it can compute best, and its tokenizer.
 
     `found` are pins as `pins` gives them, where they are not those of the working directory.
     """
-    from transformers import AutoModelForCausalLM
-
-    from blsp.model.decoding import check_llm
-    from blsp.model.pinning import backbone_source
+    from blsp.model.loading import load_language_model
 
     found = found or pins()
-    name, revision = backbone_source(found, "llm")
-    model = AutoModelForCausalLM.from_pretrained(name, revision=revision, use_safetensors=True, device_map=device_map())
+    model = load_language_model(found, device_map=device_map())
     model.requires_grad_(False).eval()
-    check_llm(model)
     return model, load_tokenizer(found)
 
 
@@ -92,16 +82,16 @@ def load_tokenizer(found: Mapping[str, Any] | None = None) -> Any:
     return tokenizer
 
 
-def load_speech_model() -> tuple[Any, Any, Any]:
+def load_recogniser() -> tuple[Any, Any, Any]:
     """The whole Whisper (encoder and decoder), in evaluation mode, its feature extractor and its tokenizer."""
-    from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
+    from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
+    from blsp.model.loading import load_speech_model
     from blsp.model.pinning import backbone_source
 
-    name, revision = backbone_source(pins(), "speech")
-    model = WhisperForConditionalGeneration.from_pretrained(
-        name, revision=revision, use_safetensors=True, device_map=device_map()
-    )
+    found = pins()
+    name, revision = backbone_source(found, "speech")
+    model = load_speech_model(found, device_map=device_map())
     model.requires_grad_(False).eval()
     extractor = WhisperFeatureExtractor.from_pretrained(name, revision=revision)
     return model, extractor, WhisperTokenizer.from_pretrained(name, revision=revision)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from blsp.backbones import load_llm, load_speech_model
+from blsp.backbones import load_llm, load_recogniser
 from blsp.continuation.engine import write_answers
 from blsp.evaluation.tasks import Item
 from blsp.model.chat import build_prompt, respond
@@ -54,7 +54,7 @@ def _reader(settings: Evaluate, transcript_of: Callable[[Item], str]) -> System:
 @torch.inference_mode()
 def transcribe(clips: list[Any], batch_size: int) -> list[str]:
     """What the whole speech model writes for each clip, float32 mono (N,); longer audio window by window."""
-    model, extractor, tokenizer = load_speech_model()
+    model, extractor, tokenizer = load_recogniser()
     size = extractor.n_samples
     windows = [
         (row, clip[start : start + size]) for row, clip in enumerate(clips) for start in range(0, len(clip), size)
