@@ -1,4 +1,4 @@
-"""The rows that a stage left out, one by one, in a file beside what it made: its report counts them and shows the first.
+"""The rows that a stage left out, one by one, in a file beside what it made; reports count them and show the first.
 
 data/corpus/dropped.jsonl.gz          {"id": ..., "source": ..., "reason": ..., "detail": ...}
 data/continuations/dropped.jsonl.gz   {"id": ..., "behaviour": ..., "reason": ..., "detail": ...}
