@@ -23,9 +23,7 @@ _ORDER = np.arange(BITS) * 17 % BITS
 class Bands:
     """Strings and a length each, to be searched for those within `distance` bits and `tolerance` of length."""
 
-    def __init__(
-        self, bits: NDArray[np.uint64], lengths: NDArray[np.float64], distance: int, tolerance: float
-    ) -> None:
+    def __init__(self, bits: NDArray[np.uint64], lengths: NDArray[np.float64], distance: int, tolerance: float) -> None:
         self.bits, self.lengths, self.distance, self.tolerance = bits, lengths, distance, tolerance
         # Bands of 15 bits at least: shorter ones have so many strings each that little is saved.
         self.bands = min(distance + 1, BITS // 15)
