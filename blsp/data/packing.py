@@ -38,13 +38,15 @@ class ShardRows:
 class Tally:
     """What became of a shard's rows.
 
-    `dropped` are pairs of a row's place in the source and why it is not there; `prints` are those of the rows kept.
+    `places` are those of the rows kept, `prints` what they sound like; `dropped` are pairs of a row's place and why it
+    is not there.
     """
 
     split: str
     number: int
     seconds: float
     speakers: list[str]
+    places: list[int]
     dropped: list[tuple[int, Dropped]]
     prints: list[fingerprints.Print]
 
@@ -106,11 +108,13 @@ def usable_samples(utterance: Utterance, settings: Corpus) -> NDArray[np.float32
 
 
 def _tally(shard: ShardRows, found: dict[str, Any]) -> Tally:
+    gone = {place for place, *_ in found["dropped"]}
     return Tally(
         split=shard.split,
         number=shard.number,
         seconds=found["seconds"],
         speakers=found["speakers"],
+        places=[place for place in shard.places if place not in gone],
         dropped=[(place, Dropped(*row)) for place, *row in found["dropped"]],
         prints=[fingerprints.Print.from_list(one) for one in found["prints"]],
     )
