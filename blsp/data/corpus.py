@@ -18,9 +18,9 @@ from typing import Any
 from tqdm import tqdm
 
 from blsp import files
-from blsp.data import fingerprints, shards, sources, splits, text
+from blsp.data import fingerprints, recogniser, shards, sources, splits, text
 from blsp.data.packing import ShardRows, Tally, pack_shard, shard_folder
-from blsp.data.records import SPLITS, Dropped, Row, Unusable, Utterance
+from blsp.data.records import SPLITS, Dropped, Row, Unusable, Utterance, quoted
 from blsp.errors import BlspError
 from blsp.executor import run_each
 from blsp.params import Corpus, Execution, Params
@@ -50,15 +50,16 @@ def pack(
     staging = files.scratch_folder() / "corpus" / _key(settings)
     speakers = splits.assign_speakers(source(), settings.dev_share, settings.test_share)
     held_out = splits.HeldOutSentences()
-    rows_in = 0
+    rows_in, written = 0, Counter[text.Normalizer]()
     for row in _worded(source(), settings):
         rows_in += 1
         if isinstance(row, Utterance):
             held_out.add(row.text, speakers.of(row))
+            written[text.normalizer_of(row.language, settings.normalizer)] += 1
 
     def pack_all(unwanted: dict[str, Dropped]) -> "_Packed":
         packed = _Packed()
-        planned = _planned(_worded(source(), settings), speakers, held_out, unwanted, settings.shard_size, packed)
+        planned = _planned(_worded(source(), settings), speakers, held_out, unwanted, settings, packed)
         with tqdm(total=rows_in, desc="corpus", unit=" rows", mininterval=0.5) as progress:
             for tally in run_each(partial(pack_shard, settings=settings, staging=staging), planned, execution):
                 packed.add(tally)
@@ -68,7 +69,7 @@ def pack(
     packed = pack_all({})
     if unwanted := _heard_before(packed.tallies):
         packed = pack_all(unwanted)
-    report = _report(rows_in, packed, settings)
+    report = _report(rows_in, written, packed, settings)
     _refuse_empty(report)
     with files.replace_dir(corpus_dir) as folder:
         for split in SPLITS:
@@ -85,7 +86,7 @@ def pack(
 def _key(settings: Corpus) -> str:
     """A digest of what decides, beside the rows, what a shard holds: settings, and the code of this package."""
     code = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
-    what = json.dumps([settings.model_dump(exclude={"sources"}), code], sort_keys=True)
+    what = json.dumps([settings.model_dump(exclude={"sources"}), code, recogniser.digest(settings)], sort_keys=True)
     return hashlib.sha256(what.encode()).hexdigest()[:24]
 
 
@@ -130,12 +131,13 @@ def _planned(
     speakers: splits.SpeakerSplits,
     held_out: splits.HeldOutSentences,
     unwanted: dict[str, Dropped],
-    shard_size: int,
+    settings: Corpus,
     packed: _Packed,
 ) -> Iterator[ShardRows]:
     """The shards to be, as soon as their rows are known; rows that get into none go to `packed.dropped`."""
     waiting: dict[str, list[tuple[int, Utterance]]] = {split: [] for split in SPLITS}
     numbers = dict.fromkeys(SPLITS, 0)
+    repeats = splits.SentenceCounts()
 
     def shard(split: str) -> ShardRows:
         places, utterances = zip(*waiting[split], strict=True)
@@ -148,11 +150,15 @@ def _planned(
         if isinstance(row, Utterance):
             split = speakers.of(row)
             if other := held_out.elsewhere(row.text, split):
-                detail = f"{row.text!r}, {split} here, is also in {other}"
+                detail = f"{quoted(row.text)}, {split} here, is also in {other}"
                 packed.dropped.append((place, Dropped(row.id, "sentence_in_other_split", detail)))
                 continue
+            if settings.max_rows_per_sentence and repeats.add(row.text, split) > settings.max_rows_per_sentence:
+                detail = f"{quoted(row.text)} is in {split} {settings.max_rows_per_sentence} times already"
+                packed.dropped.append((place, Dropped(row.id, "sentence_repeated", detail)))
+                continue
             waiting[split].append((place, row))
-            if len(waiting[split]) == shard_size:
+            if len(waiting[split]) == settings.shard_size:
                 yield shard(split)
         else:
             packed.dropped.append((place, row))
@@ -186,13 +192,14 @@ def _worded(rows: Iterator[Row], settings: Corpus) -> Iterator[Row]:
             else:
                 seen.add(row.id)
                 try:
-                    row = replace(row, text=text.normalise(row.text, settings.normalizer))
+                    normalizer = text.normalizer_of(row.language, settings.normalizer)
+                    row = replace(row, text=text.normalise(row.text, normalizer))
                 except Unusable as fault:
                     row = Dropped(row.id, fault.reason, str(fault))
         yield row
 
 
-def _report(rows_in: int, packed: _Packed, settings: Corpus) -> dict[str, Any]:
+def _report(rows_in: int, written: "Counter[text.Normalizer]", packed: _Packed, settings: Corpus) -> dict[str, Any]:
     """The contents of reports/corpus.json. Raises RuntimeError where a row is unaccounted for."""
     rows_kept = sum(tally.rows for tally in packed.tallies)
     if rows_in != rows_kept + len(packed.dropped):
@@ -204,6 +211,9 @@ def _report(rows_in: int, packed: _Packed, settings: Corpus) -> dict[str, Any]:
     return {
         "source": ", ".join(source.path or source.name for source in settings.sources),
         "normalizer": settings.normalizer,
+        "normalizers": {
+            name: {"rows": rows, "version": text.normalizer_version(name)} for name, rows in sorted(written.items())
+        },
         "rows_in": rows_in,
         "rows_kept": rows_kept,
         "dropped": dict(Counter(row.reason for row in dropped)),
@@ -228,6 +238,11 @@ def _refuse_empty(report: dict[str, Any]) -> None:
         "Name `split` in the rows, or give at least three speakers, or mend what was dropped"
         + (":" if report["dropped"] else " (nothing was)."),
     ]
+    if empty == ["train"] and "sentence_in_other_split" in report["dropped"]:
+        lines[1] = (
+            "Its sentences are in dev or test too, and no such sentence is trained on: name in corpus.sources a corpus "
+            "of other sentences beside it, and it serves to evaluate. What was dropped:"
+        )
     for reason, count in sorted(report["dropped"].items()):
         first = next(row for row in report["dropped_rows"] if row["reason"] == reason)
         lines.append(f"  {reason}: {count}, first {first['id']}: {first['detail']}")
