@@ -25,7 +25,7 @@ from tqdm import tqdm
 from transformers.modeling_outputs import BaseModelOutput
 
 from blsp.backbones import load_recogniser, pins
-from blsp.data.text import plain_words
+from blsp.data.text import normalizer_of_all, plain_words
 from blsp.evaluation.metrics import Resampling, word_error_rate
 from blsp.evaluation.tasks import test_items
 from blsp.model.encoder import encode
@@ -101,7 +101,8 @@ def main() -> None:
         rows.append({"audio_s": len(item.samples) / rate, **difference(variable, cut), **last})
         for name, frames in (("padded_window", whole), ("padded_cut", cut), ("variable", variable)):
             texts[name].append(tokenizer.decode(read(model, frames), skip_special_tokens=True).strip())
-    settings, normalizer = params.evaluate, params.corpus.normalizer
+    settings = params.evaluate
+    normalizer = normalizer_of_all((item.language for item in items), params.corpus.normalizer)
     resampling = Resampling(
         settings.bootstrap_samples, settings.confidence, settings.seed, normalizer, lambda t: plain_words(t, normalizer)
     )

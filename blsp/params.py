@@ -119,18 +119,22 @@ class Source(Record):
         "huggingface",
     ]
     path: Annotated[str, Field(min_length=1)] | None
+    audio_root: Annotated[str, Field(min_length=1)] | None = None
+    splits: Literal["official", "speakers"] = "official"
 
     @model_validator(mode="after")
     def consistent(self) -> Self:
         if (self.name == "miniature") != (self.path is None):
             wanted = "must be null" if self.name == "miniature" else "must be where it lies"
             raise ValueError(f"path {wanted} for {self.name}; found {_shown(self.path)}")
+        if self.audio_root and self.name not in ("manifest", "lhotse"):
+            raise ValueError(f"audio_root must be null for {self.name}, whose audio lies where its path says")
         return self
 
 
 class Corpus(Record):
     sources: Annotated[list[Source], Field(min_length=1)]
-    normalizer: Literal["whisper_english", "whisper_basic", "none"]
+    normalizer: Literal["whisper", "whisper_english", "whisper_basic", "none"]
     sampling_rate_hz: Count
     min_duration_s: NonNegative
     max_duration_s: Positive
@@ -138,6 +142,10 @@ class Corpus(Record):
     max_chars_per_s: Positive
     max_silent_share: Share
     max_clipped_share: Share
+    max_rows_per_sentence: Count | None
+    max_recogniser_wer: NonNegative | None
+    recogniser: Annotated[str, Field(min_length=1)] | None
+    recogniser_revision: Revision | None
     dev_share: Share
     test_share: Share
     shard_size: Count
@@ -151,6 +159,11 @@ class Corpus(Record):
                 f"dev_share {self.dev_share:g} and test_share {self.test_share:g} leave nothing to train on; "
                 "together they must be less than 1"
             )
+        if (self.recogniser is None) != (self.max_recogniser_wer is None):
+            missing = "max_recogniser_wer" if self.max_recogniser_wer is None else "recogniser"
+            raise ValueError(f"recogniser and max_recogniser_wer are given together or not at all; {missing} is null")
+        if self.recogniser_revision and not self.recogniser:
+            raise ValueError("recogniser_revision is given, but recogniser is null; name the checkpoint on the hub")
         return self
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from blsp import files
-from blsp.data import fingerprints, planning, shards, sources, splits
+from blsp.data import fingerprints, planning, recogniser, shards, sources, splits
 from blsp.data.account import Account
 from blsp.data.drops import DROPPED
 from blsp.data.packing import pack_shard, shard_folder
@@ -68,7 +68,11 @@ def pack(
         account.close()
         account = pack_all(unwanted)
     staging.mkdir(parents=True, exist_ok=True)
-    report = {"normalizer": settings.normalizer, **account.settle(staging / DROPPED)}
+    report = {
+        "normalizer": settings.normalizer,
+        "normalizers": found.normalizers(),
+        **account.settle(staging / DROPPED),
+    }
     _refuse_empty(report)
     with files.replace_dir(corpus_dir) as folder:
         for split in SPLITS:
@@ -85,7 +89,7 @@ def pack(
 def _key(settings: Corpus) -> str:
     """A digest of what decides, beside the rows, what a shard holds: settings, and the code of this package."""
     code = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
-    what = json.dumps([settings.model_dump(exclude={"sources"}), code], sort_keys=True)
+    what = json.dumps([settings.model_dump(exclude={"sources"}), code, recogniser.digest(settings)], sort_keys=True)
     return hashlib.sha256(what.encode()).hexdigest()[:24]
 
 
@@ -121,6 +125,11 @@ def _refuse_empty(report: dict[str, Any]) -> None:
         "Name `split` in the rows, or give at least three speakers, or mend what was dropped"
         + (":" if report["dropped"] else " (nothing was)."),
     ]
+    if empty == ["train"] and "sentence_in_other_split" in report["dropped"]:
+        lines[1] = (
+            "Its sentences are in dev or test too, and no such sentence is trained on: name in corpus.sources a corpus "
+            "of other sentences beside it, and it serves to evaluate. What was dropped:"
+        )
     for reason, count in sorted(report["dropped"].items()):
         first = report["examples"][reason][0]
         lines.append(f"  {reason}: {count}, first {first['id']}: {first['detail']}")

@@ -6,21 +6,27 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blsp.data import audio, fingerprints, quality, shards
+from blsp.data import audio, fingerprints, quality, recogniser, shards
 from blsp.data.records import Audio, Dropped, Unusable, Utterance
 from blsp.files import read_json, replace_dir, write_json
 from blsp.params import Corpus
 
 TALLY = "tally.json"
+
+Samples = NDArray[np.float32]
+Drops = list[tuple[int, Dropped]]
+"""Rows' places in the source and why they are not there."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Tally:
     seconds: float
     speakers: list[str]
     places: list[int]
-    dropped: list[tuple[int, Dropped]]
+    dropped: Drops
     prints: list[fingerprints.Print]
 
     @property
@@ -64,20 +70,12 @@ def pack_shard(shard: ShardRows, settings: Corpus, staging: Path) -> Tally:
     folder, key = shard_folder(staging, shard.split, shard.number), _key(shard)
     if (folder / TALLY).is_file() and (found := read_json(folder / TALLY))["key"] == key:
         return _tally(shard, found)
-    dropped: list[tuple[int, Dropped]] = []
+    dropped: Drops = []
     kept: list[fingerprints.Print] = []
     seconds, speakers = 0.0, set()
     with replace_dir(folder) as temporary:
         with shards.ShardWriter(temporary, max(len(shard.rows), 1)) as writer:
-            for place, row in zip(shard.places, shard.rows, strict=True):
-                if row.id in shard.unwanted:
-                    dropped.append((place, shard.unwanted[row.id]))
-                    continue
-                try:
-                    samples = usable_samples(row, settings)
-                except Unusable as fault:
-                    dropped.append((place, Dropped(row.id, fault.reason, str(fault))))
-                    continue
+            for row, samples in _agreed(_usable(shard, settings, dropped), settings, dropped):
                 cut = shards.make_cut(row, shard.split, samples.size, settings.sampling_rate_hz)
                 writer.write(cut, shards.encode_flac(samples, settings.sampling_rate_hz))
                 kept.append(fingerprints.print_of(row.id, samples, settings.sampling_rate_hz, row.translation))
@@ -87,7 +85,7 @@ def pack_shard(shard: ShardRows, settings: Corpus, staging: Path) -> Tally:
             "key": key,
             "seconds": seconds,
             "speakers": sorted(speakers),
-            "dropped": [[place, row.id, row.reason, row.detail] for place, row in dropped],
+            "dropped": [[place, row.id, row.reason, row.detail] for place, row in sorted(dropped, key=itemgetter(0))],
             "prints": [one.as_list() for one in kept],
         }
         write_json(temporary / TALLY, tally)
@@ -99,12 +97,42 @@ def shard_folder(staging: Path, split: str, number: int) -> Path:
     return staging / f"{split}.{number:06d}"
 
 
-def usable_samples(utterance: Utterance, settings: Corpus) -> NDArray[np.float32]:
+def usable_samples(utterance: Utterance, settings: Corpus) -> Samples:
     """The samples (N,) at the corpus's rate, of a plausible length and loudness. Raises Unusable."""
     samples = audio.load(utterance, settings.sampling_rate_hz, settings.max_duration_s)
     quality.check_length(samples, utterance.text, settings)
     quality.check_sound(samples, settings)
     return samples
+
+
+def _usable(shard: ShardRows, settings: Corpus, dropped: Drops) -> Iterator[tuple[int, Utterance, Samples]]:
+    """The rows with their places and samples, but for those that go to `dropped`."""
+    for place, row in zip(shard.places, shard.rows, strict=True):
+        if row.id in shard.unwanted:
+            dropped.append((place, shard.unwanted[row.id]))
+            continue
+        try:
+            samples = usable_samples(row, settings)
+        except Unusable as fault:
+            dropped.append((place, Dropped(row.id, fault.reason, str(fault))))
+            continue
+        yield place, row, samples
+
+
+def _agreed(
+    found: Iterator[tuple[int, Utterance, Samples]], settings: Corpus, dropped: Drops
+) -> Iterator[tuple[Utterance, Samples]]:
+    """The rows that the recogniser does not contradict; all, where there is none."""
+    if settings.recogniser is None:
+        yield from ((row, samples) for _, row, samples in found)
+        return
+    while batch := list(islice(found, recogniser.BATCH)):
+        faults = recogniser.faults([row for _, row, _ in batch], [samples for *_, samples in batch], settings)
+        for (place, row, samples), fault in zip(batch, faults, strict=True):
+            if fault:
+                dropped.append((place, Dropped(row.id, fault.reason, str(fault))))
+            else:
+                yield row, samples
 
 
 def _tally(shard: ShardRows, found: dict[str, Any]) -> Tally:

@@ -5,7 +5,9 @@ come from where boto3 looks for them and never from params.yaml.
 """
 
 import contextlib
+import errno
 import functools
+import os
 import posixpath
 import time
 from collections.abc import Iterator
@@ -37,11 +39,32 @@ def place(name: str) -> Place:
 def beside(manifest: Place, name: str) -> Place:
     """What a manifest means by `name`: relative to its folder, or absolute, or in S3."""
     if isinstance(manifest, Path) and not name.startswith("s3://"):
-        return manifest.parent / name
+        return Path(os.path.normpath(manifest.parent / name))
     if isinstance(manifest, Path) or name.startswith(("s3://", "/")):
         return place(name)
     # A key is no path: S3 itself would look for an object with dots in its name.
     return place(f"s3://{manifest.drive}{posixpath.normpath(posixpath.join('/', manifest.parent.key, name))}")
+
+
+def check_file(path: Place) -> None:
+    """Nothing. Raises OSError for a pipe or a device of this machine, which would give its contents once or never."""
+    if isinstance(path, Path) and path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "no regular file, and it is read several times; save it as one")
+
+
+def check_inside(root: Place, found: Place, name: str) -> None:
+    """Nothing. Raises Unusable (bad_path) where `found`, which a row calls `name`, does not lie in or below `root`.
+
+    A manifest may come from anybody: it is not to fetch what else this machine, or a bucket, holds. Links are not
+    followed: those in the folder are of its owner's making.
+    """
+    if not _absolute(found).startswith(_absolute(root).rstrip("/") + "/"):
+        shown = name if len(name) <= 200 else f"{name[:200]}..."
+        raise Unusable("bad_path", f"{shown!r} does not lie in {root}; name a folder that holds it as the audio_root")
+
+
+def _absolute(path: Place) -> str:
+    return os.path.abspath(path) if isinstance(path, Path) else str(path)
 
 
 @functools.lru_cache(maxsize=1)  # the segments of a long file follow one another

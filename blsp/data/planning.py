@@ -4,14 +4,16 @@ No audio is read. Memory holds a number a row, one a speaker, and the held-out s
 """
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from blsp.data import splits, text
 from blsp.data.packing import ShardRows
-from blsp.data.records import SPLITS, Dropped, Row, Unusable, Utterance
+from blsp.data.records import SPLITS, Dropped, Row, Unusable, Utterance, quoted
 from blsp.params import Corpus
 
 Source = Callable[[], Iterator[Row]]
@@ -27,6 +29,15 @@ class Survey:
     held_out: splits.HeldOutSentences
     repeated_ids: frozenset[int]
     """Hashes of the ids that may not be one row's alone."""
+    rows_written: "Counter[text.Normalizer]"
+    """How many transcripts each normaliser wrote."""
+
+    def normalizers(self) -> dict[str, dict[str, Any]]:
+        """For the report: by normaliser its rows and its version."""
+        return {
+            name: {"rows": rows, "version": text.normalizer_version(name)}
+            for name, rows in sorted(self.rows_written.items())
+        }
 
 
 def survey(sources: Sequence[Source], settings: Corpus) -> Survey:
@@ -43,10 +54,12 @@ def survey(sources: Sequence[Source], settings: Corpus) -> Survey:
 
     speakers = splits.assign_speakers(counted(), settings.dev_share, settings.test_share)
     values, counts = np.unique(np.array(hashes, dtype=np.int64), return_counts=True)
-    found = Survey(tuple(rows_in), speakers, splits.HeldOutSentences(), frozenset(values[counts > 1].tolist()))
+    repeated = frozenset(values[counts > 1].tolist())
+    found = Survey(tuple(rows_in), speakers, splits.HeldOutSentences(), repeated, Counter())
     for row in _worded(sources, settings, found.repeated_ids):
         if isinstance(row, Utterance):
             found.held_out.add(row.text, speakers.of(row))
+            found.rows_written[text.normalizer_of(row.language, settings.normalizer)] += 1
     return found
 
 
@@ -64,6 +77,7 @@ def plan(
     """
     waiting: dict[str, list[tuple[int, Utterance]]] = {split: [] for split in SPLITS}
     numbers = dict.fromkeys(SPLITS, 0)
+    repeats = splits.SentenceCounts()
 
     def shard(split: str) -> ShardRows:
         places, utterances = zip(*waiting[split], strict=True)
@@ -78,8 +92,12 @@ def plan(
             continue
         split = found.speakers.of(row)
         if other := found.held_out.elsewhere(row.text, split):
-            detail = f"{row.text!r}, {split} here, is also in {other}"
+            detail = f"{quoted(row.text)}, {split} here, is also in {other}"
             drop(place, Dropped(row.id, "sentence_in_other_split", detail))
+            continue
+        if settings.max_rows_per_sentence and repeats.add(row.text, split) > settings.max_rows_per_sentence:
+            detail = f"{quoted(row.text)} is in {split} {settings.max_rows_per_sentence} times already"
+            drop(place, Dropped(row.id, "sentence_repeated", detail))
             continue
         waiting[split].append((place, row))
         if len(waiting[split]) == settings.shard_size:
@@ -100,7 +118,8 @@ def _worded(sources: Iterable[Source], settings: Corpus, repeated_ids: frozenset
                 if hash(row.id) in repeated_ids:
                     seen.add(row.id)
                 try:
-                    row = replace(row, text=text.normalise(row.text, settings.normalizer))
+                    normalizer = text.normalizer_of(row.language, settings.normalizer)
+                    row = replace(row, text=text.normalise(row.text, normalizer))
                 except Unusable as fault:
                     row = Dropped(row.id, fault.reason, str(fault))
         yield row

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from blsp.data.records import Unusable
+from blsp.data.records import Unusable, quoted
 from blsp.params import Corpus
 
 FRAME_S = 0.025
@@ -19,7 +19,7 @@ def check_length(samples: NDArray[np.float32], text: str, settings: Corpus) -> N
     if duration_s > settings.max_duration_s:
         raise Unusable("too_long", f"{duration_s:.2f} s, more than {settings.max_duration_s:g} s")
     chars_per_s = len(text) / duration_s
-    found = f"{chars_per_s:.1f} characters/s, {text!r} in {duration_s:.2f} s"
+    found = f"{chars_per_s:.1f} characters/s, {quoted(text)} in {duration_s:.2f} s"
     if chars_per_s < settings.min_chars_per_s:
         raise Unusable("too_few_chars_per_s", f"{found}; less than {settings.min_chars_per_s:g}")
     if chars_per_s > settings.max_chars_per_s:

@@ -73,8 +73,14 @@ class Unusable(ValueError):
     """A fault of one row, which is dropped for it; `reason` is what it is counted under."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
+        # A row may hold a path or a text of any length, and reports list every row.
+        super().__init__(detail if len(detail) <= 1000 else f"{detail[:500]} … {detail[-500:]}")
         self.reason = reason
+
+
+def quoted(text: str) -> str:
+    """The text in quotation marks, for a message: of a long one the beginning."""
+    return repr(text if len(text) <= 200 else f"{text[:200]}…")
 
 
 def is_id(id_: str) -> bool:

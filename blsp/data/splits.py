@@ -7,6 +7,7 @@ are unknown) and the held-out sentences.
 import hashlib
 import math
 from array import array
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -84,6 +85,19 @@ class HeldOutSentences:
             if sentence_key(text) in self._keys[other]:
                 return other
         return None
+
+
+class SentenceCounts:
+    """How often each sentence was met in each split; memory holds some hundred bytes for each."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[bytes] = Counter()
+
+    def add(self, text: str, split: str) -> int:
+        """How often the sentence is in the split, this time included."""
+        key = hashlib.blake2b(f"{split} {sentence_key(text)}".encode(), digest_size=12).digest()
+        self._counts[key] += 1
+        return self._counts[key]
 
 
 def _unit(utterance: Utterance) -> str:

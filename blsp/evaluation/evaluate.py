@@ -7,7 +7,7 @@ from tqdm import tqdm
 from blsp import tracking
 from blsp.backbones import device_map, pins
 from blsp.data.batches import evaluation_batches
-from blsp.data.text import plain_words
+from blsp.data.text import normalizer_of_all, plain_words
 from blsp.evaluation import report
 from blsp.evaluation.metrics import Figure, Resampling, ratio
 from blsp.evaluation.systems import System, cascade_system, speech_system, text_system
@@ -45,12 +45,13 @@ def _evaluate(params: Params) -> dict[str, Any]:
         "speech": speech_system(settings, model, processor),
         "untrained": speech_system(settings, fresh, processor),
     }
+    normalizer = normalizer_of_all((item.language for item in items), params.corpus.normalizer)
     resampling = Resampling(
         settings.bootstrap_samples,
         settings.confidence,
         settings.seed,
-        params.corpus.normalizer,
-        lambda text: plain_words(text, params.corpus.normalizer),
+        normalizer,
+        lambda text: plain_words(text, normalizer),
     )
     figures, examples = compare(systems, params, items, resampling)
     return {

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from blsp.backbones import load_llm, load_recogniser
 from blsp.continuation.engine import write_answers
+from blsp.data.recogniser import Whisper, recognise
 from blsp.evaluation.tasks import Item
 from blsp.model.chat import build_prompt, respond
 from blsp.params import Evaluate
@@ -51,21 +51,10 @@ def _reader(settings: Evaluate, transcript_of: Callable[[Item], str]) -> System:
     return answer
 
 
-@torch.inference_mode()
 def transcribe(clips: list[Any], batch_size: int) -> list[str]:
     """What the whole speech model writes for each clip, float32 mono (N,); longer audio window by window."""
-    model, extractor, tokenizer = load_recogniser()
-    size = extractor.n_samples
-    windows = [
-        (row, clip[start : start + size]) for row, clip in enumerate(clips) for start in range(0, len(clip), size)
-    ]
-    texts: list[list[str]] = [[] for _ in clips]
-    for start in tqdm(range(0, len(windows), batch_size), desc="recogniser", unit="batch"):
-        part = windows[start : start + batch_size]
-        features = extractor(
-            [window for _, window in part], sampling_rate=extractor.sampling_rate, return_tensors="pt"
-        ).input_features.to(model.device, model.dtype)
-        written = tokenizer.batch_decode(model.generate(features), skip_special_tokens=True)
-        for (row, _), text in zip(part, written, strict=True):
-            texts[row].append(text.strip())
-    return [" ".join(parts) for parts in texts]
+    whisper = Whisper(*load_recogniser())
+    texts: list[str] = []
+    for start in tqdm(range(0, len(clips), batch_size), desc="recogniser", unit="batch"):
+        texts += recognise(whisper, clips[start : start + batch_size])
+    return texts

@@ -18,6 +18,7 @@ class Item:
     id: str
     samples: np.ndarray
     transcript: str
+    language: str | None
     translation: str | None
     intent: str | None
     answer: str | None
@@ -48,6 +49,7 @@ def test_items() -> list[Item]:
             id=cut.id,
             samples=cut.load_audio()[0],
             transcript=cut.supervisions[0].text,
+            language=cut.supervisions[0].language,
             translation=cut.custom.get("translation"),
             intent=cut.custom.get("intent"),
             answer=cut.custom.get("answer"),

@@ -1,10 +1,11 @@
 """Where speech comes from: one module a corpus, all giving the same records (`blsp.data.records`)."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 
 from blsp.data import places
-from blsp.data.records import Row
+from blsp.data.records import Row, Utterance
 from blsp.params import Miniature, Source
 
 
@@ -12,7 +13,8 @@ def rows(source: Source, miniature: Miniature) -> Iterator[Row]:
     """The rows of one source in its own order, as Utterance or as Dropped with the reason: the same every time.
 
     The module named after the source reads them: `read(place)`, with the folder or file that `path` names, here
-    or in S3. Raises BlspError where there is nothing of this kind, or S3 does not give it.
+    or in S3. Where `splits` is speakers, the rows name none. Raises BlspError where there is nothing of this kind,
+    it cannot be read, or S3 does not give it.
     """
     if source.name == "miniature":
         from blsp.miniature.corpus import utterances
@@ -20,5 +22,7 @@ def rows(source: Source, miniature: Miniature) -> Iterator[Row]:
         yield from utterances(miniature)
         return
     path = source.path or ""
+    options = {"audio_root": places.place(source.audio_root)} if source.audio_root else {}
     with places.explained(path):
-        yield from import_module(f"blsp.data.sources.{source.name}").read(places.place(path))
+        for row in import_module(f"blsp.data.sources.{source.name}").read(places.place(path), **options):
+            yield replace(row, split=None) if source.splits == "speakers" and isinstance(row, Utterance) else row

@@ -10,7 +10,6 @@ The layout is that of SpeechColab/GigaSpeech (README.md, toolkits/kaldi) and Spe
 """
 
 import codecs
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -126,7 +125,7 @@ def _text(fields: dict[str, Any], key: str) -> str:
 
 def _seconds(fields: dict[str, Any], key: str) -> float:
     seconds = _value(fields, key)
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
+    if not reading.is_seconds(seconds):
         raise Unusable("wrong_type", f"{key}: expected seconds, found {type(seconds).__name__}")
     return float(seconds)
 

@@ -8,6 +8,7 @@ Columns are found by name. Audio comes as it is stored and is decoded here; no c
 """
 
 import functools
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from blsp.data.audio import decode
-from blsp.data.places import Place
+from blsp.data.places import Place, check_inside
 from blsp.data.records import Audio, Dropped, Row, Unusable, Utterance, Waveform, split_named
 from blsp.errors import BlspError
 
@@ -42,8 +43,8 @@ def read(place: Place) -> Iterator[Row]:
     `place` is owner/name on the Hub, or a folder, here or in S3; ?config= and &revision= may follow. A split's
     name says train, dev (validation) or test; rows of one that says none are dropped, since what the owner set
     aside (`other`, `invalidated`) is not known to be good. Where there is one split alone, its rows name none.
-    Ids count the rows of a split. Reasons: missing_key, wrong_type, other_split. Raises BlspError where there is
-    no such dataset, or it lacks a column.
+    Ids count the rows of a split. Audio lies in the folder, if this is one, or on the Hub. Reasons: missing_key,
+    wrong_type, other_split, bad_path. Raises BlspError where there is no such dataset, or it lacks a column.
     """
     name, options = _named(place)
     label = Path(name).name if name.startswith("s3://") or Path(name).is_dir() else name
@@ -59,7 +60,7 @@ def read(place: Place) -> Iterator[Row]:
             try:
                 if split is None and len(numbers) > 1:
                     raise Unusable("other_split", f"split {split_name!r} is none of train, validation and test")
-                fields = _fields(row)
+                fields = _fields(row, Path(name))
                 yield Utterance(id=id_, split=split if len(numbers) > 1 else None, source=name, **fields)
             except Unusable as fault:
                 yield Dropped(id_, fault.reason, f"row {number} of {split_name}: {fault}")
@@ -158,10 +159,10 @@ def _streamed(dataset: Any, columns: Mapping[str, str], name: str) -> Iterator[d
         raise BlspError(f"corpus.sources: {name}: cannot be read on: {error}") from error
 
 
-def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if row["text"] is None:
         raise Unusable("missing_key", "text is missing")
-    fields: dict[str, Any] = {"text": row["text"], "audio": _audio(row["audio"] or {})}
+    fields: dict[str, Any] = {"text": row["text"], "audio": _audio(row["audio"] or {}, folder)}
     for field in row.keys() - fields.keys():  # corpora number their speakers
         fields[field] = str(row[field]) if type(row[field]) is int else row[field] or None
     for field in fields.keys() - {"audio"}:
@@ -170,12 +171,15 @@ def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _audio(stored: Mapping[str, Any]) -> Audio:
+def _audio(stored: Mapping[str, Any], folder: Path) -> Audio:
     content, path = stored.get("bytes"), stored.get("path")
     if content is not None:
         return bytes(content)
     if not path:
         raise Unusable("missing_key", "audio is missing")
+    file = path.rpartition("::")[2]  # the archive, of what lies in one: zip://0.wav::/corpora/mine/train.zip
+    if not file.startswith(("hf://", "https://")):
+        check_inside(folder, Path(os.path.normpath(file)), path)
     return functools.partial(_fetched, path) if "://" in path else Path(path)
 
 

@@ -10,6 +10,7 @@ manifest may hold a shell command in place of a file.
 import functools
 import gzip
 import json
+import os
 import re
 import tarfile
 import zlib
@@ -31,19 +32,22 @@ CUSTOM = ("licence", "translation", "intent", "answer")
 TOLERANCE_S = 1e-6
 
 
-def read(place: Place) -> Iterator[Row]:
+def read(place: Place, audio_root: Place | None = None) -> Iterator[Row]:
     """One record a supervision, as Utterance or as Dropped with its reason; a cut that has none is a row too.
 
     `place` is one manifest, or a folder with any number of `cuts*.jsonl` and `cuts*.jsonl.gz` at any depth,
     read in the order of their names. A split is what the cut's custom field says, else what the file's or a
-    folder's name does. Reasons: not_json, not_a_cut, not_mono, no_recording, no_supervision, missing_key,
-    unsupported_audio, bad_segment, bad_id. Raises BlspError where there is no manifest, or one is broken off.
+    folder's name does. Audio lies in `audio_root` or below, which is the folder, or the manifest's, unless it is
+    named. Reasons: not_json, not_a_cut, not_mono, no_recording, no_supervision, missing_key, unsupported_audio,
+    bad_segment, bad_id, bad_path. Raises BlspError where there is no manifest, or one is broken off.
     """
-    for manifest in _manifests(place):
+    manifests = _manifests(place)
+    root = audio_root or (place if manifests != [place] else place.parent)
+    for manifest in manifests:
         below = manifest.relative_to(cast(Any, place)).parts if manifest != place else ()
         split = next(filter(None, map(split_named, reversed((place.name, *below)))), None)
         for number, line in _lines(manifest):
-            yield from _rows(line, f"{manifest.name}:{number}", manifest, split)
+            yield from _rows(line, f"{manifest.name}:{number}", manifest, root, split)
 
 
 def _manifests(place: Place) -> list[Place]:
@@ -70,7 +74,7 @@ def _lines(manifest: Place) -> Iterator[tuple[int, bytes]]:
         raise BlspError(f"corpus.sources: {manifest}: broken off or not gzip ({error}); copy it again") from error
 
 
-def _rows(line: bytes, where: str, manifest: Place, split: str | None) -> Iterator[Row]:
+def _rows(line: bytes, where: str, manifest: Place, root: Place, split: str | None) -> Iterator[Row]:
     try:
         cut = _cut(line)
         if not cut.supervisions:
@@ -80,7 +84,7 @@ def _rows(line: bytes, where: str, manifest: Place, split: str | None) -> Iterat
         return
     for supervision in cut.supervisions:
         try:
-            yield _utterance(cut, supervision, manifest, split)
+            yield _utterance(cut, supervision, manifest, root, split)
         except Unusable as fault:
             yield Dropped(where, fault.reason, f"supervision {supervision.id!r}: {fault}")
 
@@ -92,7 +96,7 @@ def _cut(line: bytes) -> "MonoCut":
 
     try:
         fields = json.loads(line)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of the JSON, of its UTF-8, or of a number with 5000 digits
         raise Unusable("not_json", str(error)) from error
     try:
         cut = deserialize_item(fields)
@@ -107,7 +111,9 @@ def _cut(line: bytes) -> "MonoCut":
     return cut
 
 
-def _utterance(cut: "MonoCut", supervision: "SupervisionSegment", manifest: Place, split: str | None) -> Utterance:
+def _utterance(
+    cut: "MonoCut", supervision: "SupervisionSegment", manifest: Place, root: Place, split: str | None
+) -> Utterance:
     id_, text = supervision.id, supervision.text
     if not isinstance(text, str):
         raise Unusable("missing_key", f"text: expected a string, found {text!r}")
@@ -127,12 +133,12 @@ def _utterance(cut: "MonoCut", supervision: "SupervisionSegment", manifest: Plac
         language=supervision.language,
         split=(named if named in SPLITS else split_named(named)) if isinstance(named, str) else split,
         source=custom["source"] if isinstance(custom.get("source"), str) else manifest.name,
-        **_sound(cut, manifest, max(start_s, 0.0), end_s),
+        **_sound(cut, manifest, root, max(start_s, 0.0), end_s),
         **known,
     )
 
 
-def _sound(cut: "MonoCut", manifest: Place, start_s: float, end_s: float) -> dict[str, Any]:
+def _sound(cut: "MonoCut", manifest: Place, root: Place, start_s: float, end_s: float) -> dict[str, Any]:
     """The audio, start_s and end_s of an Utterance."""
     recording = cut.recording
     source = next((one for one in recording.sources if cut.channel in one.channels), None)
@@ -147,6 +153,7 @@ def _sound(cut: "MonoCut", manifest: Place, start_s: float, end_s: float) -> dic
     if source.type != "file":
         raise Unusable("unsupported_audio", f"{source.type!r} as the source of {recording.id!r}, not file or shar")
     file = _beside(manifest, source.source)
+    places.check_inside(root, file, source.source)
     if channel is None:
         return {"audio": file, "start_s": start_s, "end_s": end_s}
     return {"audio": functools.partial(_decoded, file, start_s, end_s, channel)}
@@ -155,7 +162,7 @@ def _sound(cut: "MonoCut", manifest: Place, start_s: float, end_s: float) -> dic
 def _beside(manifest: Place, file: str) -> Place:
     """Where a relative path leads: from the manifest, else from the working folder, as lhotse itself has it."""
     found = places.beside(manifest, file)
-    return Path(file) if isinstance(found, Path) and not found.exists() else found
+    return Path(os.path.normpath(file)) if isinstance(found, Path) and not os.path.exists(found) else found
 
 
 def _decoded(audio: bytes | Place, start_s: float, end_s: float, channel: int | None) -> Waveform:

@@ -9,15 +9,14 @@ in the manifest's vocabulary, an unknown key or split, stops the run, since ever
 import difflib
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from blsp.data.places import Place, beside
+from blsp.data.places import Place, beside, check_file, check_inside
 from blsp.data.records import SPLITS, Dropped, Row, Unusable, Utterance, is_id
-from blsp.data.sources.reading import is_unicode, shown
+from blsp.data.sources.reading import is_seconds, is_unicode, shown
 from blsp.errors import BlspError
 
 REQUIRED = ("audio", "text")
@@ -26,13 +25,16 @@ SECONDS = ("start_s", "end_s")
 KEYS = REQUIRED + TEXTS + SECONDS
 
 
-def read(path: Place) -> Iterator[Row]:
+def read(path: Place, audio_root: Place | None = None) -> Iterator[Row]:
     """One record a line, in order, as Utterance or as Dropped with its reason; blank lines are no rows.
 
-    Reasons: not_json, missing_key, wrong_type, bad_segment, bad_id. Raises BlspError for a missing manifest,
-    an unknown key and an unknown split.
+    Audio lies in `audio_root` or below, which is the manifest's folder unless it is named. Reasons: not_json,
+    missing_key, wrong_type, bad_segment, bad_id, bad_path. Raises BlspError for a missing manifest, an unknown key
+    and an unknown split.
     """
+    root = audio_root or path.parent
     try:
+        check_file(path)
         stream = path.open("rb")
     except OSError as error:
         raise BlspError(f"corpus.sources: {path}: {error.strerror or error}; name a JSONL file") from error
@@ -44,7 +46,7 @@ def read(path: Place) -> Iterator[Row]:
                 continue
             where = f"{path.name}:{number}"
             try:
-                yield _utterance(_fields(line, f"{path}, line {number}"), path)
+                yield _utterance(_fields(line, f"{path}, line {number}"), path, root)
             except Unusable as fault:
                 yield Dropped(where, fault.reason, f"line {number}: {fault}")
 
@@ -52,7 +54,7 @@ def read(path: Place) -> Iterator[Row]:
 def _fields(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of the JSON, of its UTF-8, or of a number with 5000 digits
         raise Unusable("not_json", str(error)) from error
     if not isinstance(row, dict):
         raise Unusable("not_json", f"expected an object with audio and text, found {shown(row)}")
@@ -75,14 +77,14 @@ def _fields(line: bytes, where: str) -> dict[str, Any]:
             raise Unusable("wrong_type", f"{key}: expected a string, found {shown(value)}")
     for key in SECONDS:
         value = fields.get(key, 0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not is_seconds(value):
             raise Unusable("wrong_type", f"{key}: expected seconds, found {shown(value)}")
     if fields.get("split", "train") not in SPLITS:
         raise BlspError(f"{where}: unknown split {fields['split']!r}; write one of {', '.join(SPLITS)}")
     return fields
 
 
-def _utterance(fields: dict[str, Any], manifest: Place) -> Utterance:
+def _utterance(fields: dict[str, Any], manifest: Place, root: Place) -> Utterance:
     start_s, end_s = fields.get("start_s"), fields.get("end_s")
     if (start_s or 0) < 0 or (end_s is not None and end_s <= (start_s or 0)):
         raise Unusable("bad_segment", f"{start_s or 0:g} to {end_s} s; expected 0 <= start_s < end_s")
@@ -95,8 +97,10 @@ def _utterance(fields: dict[str, Any], manifest: Place) -> Utterance:
             "bad_id",
             f"{shown(optional['id'])} cannot name a file; use letters and digits, -_./ between them",
         )
+    audio = beside(manifest, fields["audio"])
+    check_inside(root, audio, fields["audio"])
     return Utterance(
-        audio=beside(manifest, fields["audio"]),
+        audio=audio,
         text=fields["text"],
         start_s=start_s,
         end_s=end_s,

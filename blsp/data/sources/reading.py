@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+from blsp.data.places import check_file
 from blsp.data.records import Dropped, Row, Unusable, is_id
 from blsp.errors import BlspError
 
@@ -35,6 +36,7 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
     Raises BlspError where the file cannot be opened.
     """
     try:
+        check_file(path)
         stream = path.open("rb")
     except OSError as error:
         raise BlspError(f"corpus.sources: {path}: {error.strerror}; unpack the corpus again") from error
@@ -68,7 +70,9 @@ def json_object(line: bytes) -> dict[str, Any]:
     """The object on a line of JSON. Raises Unusable (not_utf8, not_json)."""
     try:
         return mapping(json.loads(decoded(line)), "the line", "not_json")
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of the JSON, or of a number with 5000 digits
+        if isinstance(error, Unusable):
+            raise
         raise Unusable("not_json", str(error)) from error
 
 
@@ -112,6 +116,14 @@ def seconds(value: Any, key: str) -> float:
     if not math.isfinite(found):
         raise Unusable("wrong_type", f"{key}: expected seconds, found {shown(value)}")
     return found
+
+
+def is_seconds(value: Any) -> bool:
+    """Whether the value is a finite number."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number of 400 digits
+        return False
 
 
 def segment_id(recording: str, start_s: float, end_s: float) -> str:

@@ -89,6 +89,28 @@ def test_every_row_is_packed_or_dropped(place, tmp_path):
     assert (cut.id, cut.custom["intent"]) == ("Strain/one", "activate_lights_kitchen")
 
 
+def test_alone_it_trains_nothing_and_beside_another_corpus_it_evaluates(place, tmp_path):
+    """Its official splits have the same phrases."""
+    for name in ("train", "valid", "test"):
+        spoken(place / "wavs" / "speakers" / f"S{name}" / "phrase.wav", f"louder please {name}")
+        write(place, name, HEADER, row(f"S{name}", "phrase", "Louder please"))
+    with pytest.raises(BlspError, match=r"none is left for train\.\n.* a corpus of other sentences") as caught:
+        packed(read, place, tmp_path / "corpus")
+    assert "sentence_in_other_split: 2, first Strain/phrase: 'louder please', train here, is also in test" in str(
+        caught.value
+    )
+    spoken(tmp_path / "other.wav", "where is the ladder")
+    other = {"id": "other", "audio": tmp_path / "other.wav", "text": "where is the ladder", "split": "train"}
+
+    def both(place):
+        yield from read(place)
+        yield Utterance(**other, source="other")
+
+    report = packed(both, place, tmp_path / "corpus")
+    assert {split: figures["rows"] for split, figures in report["splits"].items()} == {"train": 1, "dev": 0, "test": 1}
+    assert report["dropped"] == {"sentence_in_other_split": 2}
+
+
 def test_a_table_without_a_column_stops_the_run(place):
     write(place, "valid", ",path,speakerId,transcript,action,object,location", row("s", "1", "Hello"))
     with pytest.raises(BlspError, match=r"valid_data\.csv: no column transcription, only .*transcript"):

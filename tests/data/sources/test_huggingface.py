@@ -10,13 +10,12 @@ import pytest
 import soundfile
 from datasets import Audio, ClassLabel, Dataset, Features, Value
 
-from blsp.data import corpus, shards
+from blsp.data import shards
 from blsp.data.audio import load
 from blsp.data.records import Dropped, Unusable, Utterance
 from blsp.data.sources.huggingface import read
 from blsp.errors import BlspError
-from blsp.params import Execution, load_params
-from tests.trained import PARAMS
+from tests.data.sources.trees import packed
 
 RATE_HZ = 8_000
 
@@ -190,6 +189,17 @@ def test_rows_without_words_or_sound_and_of_other_splits_are_dropped(tmp_path):
     assert dropped[-1].id.endswith("-invalidated-00000001")
 
 
+def test_audio_elsewhere_on_this_machine_is_dropped(tmp_path):
+    (tmp_path / "secret.wav").write_bytes(wav(1))
+    (tmp_path / "mine").mkdir()
+    paths = [str(tmp_path / "mine" / "a.wav"), str(tmp_path / "secret.wav"), "../secret.wav", "mine/../../b.wav"]
+    paths += [f"file://{tmp_path}/secret.wav", f"zip://a.wav::{tmp_path}/secret.zip"]
+    rows = [{"sentence": "a", "audio": {"bytes": None, "path": path}} for path in paths]
+    parquet(tmp_path / "mine" / "train.parquet", rows, audio=False, **TEXT)
+    found = [getattr(row, "reason", "kept") for row in read(tmp_path / "mine")]
+    assert found == ["kept", *["bad_path"] * 5]
+
+
 def test_words_that_are_no_string_are_dropped(tmp_path):
     parquet(tmp_path / "a.parquet", [{"sentence": ["a", "b"]}, {"sentence": []}], sentence=[Value("string")])
     assert [row.reason for row in read(tmp_path)] == ["wrong_type", "wrong_type"]
@@ -241,11 +251,12 @@ def test_it_packs_and_keeps_no_copy(tmp_path, monkeypatch, home):
     monkeypatch.chdir(tmp_path)
     for split, words in (("train", {0: "lamp", 1: "door"}), ("test", {2: "window"})):
         rows = [{"sentence": word, "audio": {"bytes": wav(seed), "path": None}} for seed, word in words.items()]
-        parquet(tmp_path / "mine" / f"{split}.parquet", [*rows, {"sentence": None}], **TEXT)
-    settings = load_params(PARAMS).corpus.model_copy(update={"sampling_rate_hz": RATE_HZ})
-    report = corpus.pack(lambda: read(tmp_path / "mine"), settings, Execution(processes=1))
-    assert (report["rows_in"], report["rows_kept"], report["dropped"]) == (5, 3, {"missing_key": 2})
-    cuts = list(shards.load_cuts("train"))
+        rows += [{"sentence": None}, {"sentence": "broken off", "audio": {"bytes": wav(9)[:9000], "path": None}}]
+        parquet(tmp_path / "mine" / f"{split}.parquet", rows, **TEXT)
+    report = packed(read, tmp_path / "mine", tmp_path / "corpus", sampling_rate_hz=RATE_HZ)
+    assert (report["rows_in"], report["rows_kept"]) == (7, 3)
+    assert report["dropped"] == {"missing_key": 2, "undecodable": 2}
+    cuts = list(shards.load_cuts("train", corpus_dir=tmp_path / "corpus"))
     assert [cut.supervisions[0].text for cut in cuts] == ["lamp", "door"]
     assert np.abs(cuts[1].load_audio()[0] - noise(1)).max() <= 1 / 2**15
     assert sum(path.stat().st_size for path in home.rglob("*") if path.is_file()) == 0

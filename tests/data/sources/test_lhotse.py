@@ -1,6 +1,7 @@
 import gzip
 import json
 import pickle
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from blsp.data.records import SPLITS, Dropped, Unusable, Utterance, Waveform
 from blsp.data.sources.lhotse import read
 from blsp.errors import BlspError
 from blsp.params import Execution, load_params
+from tests.data.sources.trees import packed
 from tests.trained import PARAMS
 
 RATE_HZ = 8_000
+VERSION = version("whisper-normalizer")
 
 
 def noise(duration_s=2.0, seed=0):
@@ -84,7 +87,8 @@ def test_paths_lead_from_the_manifest_else_from_the_working_folder(tmp_path, mon
     path = write(tmp_path / "there" / "cuts.jsonl", cut("c", recording(tmp_path, "a"), spoken("s")))
     path.write_text(path.read_text().replace(f"{tmp_path}/", ""))
     monkeypatch.chdir(tmp_path)
-    assert str(next(read(path)).audio) == "a.wav"
+    assert str(next(read(path, tmp_path)).audio) == "a.wav"
+    assert next(read(path)).reason == "bad_path"
     recording(tmp_path / "there", "a")
     assert next(read(path)).audio == tmp_path / "there" / "a.wav"
 
@@ -170,6 +174,27 @@ def test_every_cut_that_is_no_utterance_is_dropped_with_its_reason(tmp_path):
     assert dropped[0].id == "cuts.jsonl:2" and dropped[-1].id == f"cuts.jsonl:{len(lines)}"
 
 
+def test_every_supervision_is_packed_or_dropped(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    cuts = [
+        cut(f"c{n}", recording(folder, f"{n}", noise(seed=n)), spoken(f"s{n}", text=f"open {name}"), split=name)
+        for n, name in enumerate(SPLITS)
+    ]
+    audio = recording(folder, "a")
+    cuts += [cut("none", audio), cut("again", audio, spoken("s0")), cut("loud", audio, spoken("n", text="[music]"))]
+    cuts += [cut("beyond", audio, spoken("b", 1.5, 3)), cut("lost", recording(folder, "lost"), spoken("l"))]
+    cuts += [cut("outside", recording(tmp_path, "outside"), spoken("o"))]
+    path = write(folder / "cuts.jsonl", *cuts)
+    (folder / "lost.wav").unlink()
+    with path.open("a") as stream:
+        stream.write("{half\n")
+    report = packed(read, path, tmp_path / "corpus")
+    reasons = "no_supervision duplicate_id noise_only segment_outside_audio missing_file bad_path not_json"
+    assert report["dropped"] == dict.fromkeys(reasons.split(), 1)
+    assert (report["rows_in"], report["rows_kept"]) == (10, 3)
+
+
 def test_a_place_that_holds_no_manifest_is_named(tmp_path):
     (tmp_path / "recordings.jsonl").touch()
     for place in (tmp_path, tmp_path / "nowhere"):
@@ -209,6 +234,7 @@ def test_a_packed_corpus_is_a_source_and_packs_to_the_same(tmp_path, monkeypatch
 
     corpus.pack(made, settings, Execution(processes=1), "first")
     report = corpus.pack(lambda: read(tmp_path / "first"), settings, Execution(processes=1), "second")
+    assert report["normalizers"] == {"whisper_basic": {"rows": 9, "version": f"whisper-normalizer {VERSION}"}}
     assert (report["rows_in"], report["rows_kept"]) == (9, 9)
     for split in SPLITS:
         first, second = (list(shards.load_cuts(split, corpus_dir=name)) for name in ("first", "second"))

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -39,9 +40,8 @@ def test_every_key_arrives(manifest, tmp_path):
     assert (row.audio, row.source) == (tmp_path / "clips" / "1.wav", "mine.jsonl")
 
 
-def test_absolute_paths_stay_and_null_means_absent(manifest):
-    (row,) = manifest({"audio": "/there/1.wav", "text": "a", "speaker": None, "end_s": None, "intent": ""})
-    assert str(row.audio) == "/there/1.wav"
+def test_null_means_absent(manifest):
+    (row,) = manifest({"audio": "1.wav", "text": "a", "speaker": None, "end_s": None, "intent": ""})
     assert (row.speaker, row.end_s, row.intent, row.split) == (None, None, None, None)
 
 
@@ -85,6 +85,8 @@ GOOD = {"audio": "1.wav", "text": "a"}
         ({**GOOD, "speaker": True}, "wrong_type", "speaker"),
         ({**GOOD, "start_s": "1.5"}, "wrong_type", "start_s: expected seconds, found '1.5' (str)"),
         ({**GOOD, "end_s": True}, "wrong_type", "end_s"),
+        ({**GOOD, "end_s": 10**400}, "wrong_type", "end_s"),
+        (b'{"audio": "1.wav", "text": "a", "end_s": ' + b"9" * 5000 + b"}", "not_json", "digits"),
         (b'{"audio": "1.wav", "text": "a", "end_s": NaN}', "wrong_type", "end_s"),
         (b'{"audio": "1.wav", "text": "a", "start_s": 1e999}', "wrong_type", "start_s"),
         (b'{"audio": "1.wav", "text": "half \\ud800"}', "wrong_type", "text"),
@@ -103,6 +105,30 @@ def test_a_bad_row_is_dropped_with_its_reason_and_the_others_stay(manifest, line
     assert isinstance(bad, Dropped)
     assert (bad.id, bad.reason) == ("mine.jsonl:2", reason)
     assert detail in bad.detail
+
+
+OUTSIDE = ["/there/1.wav", "../1.wav", "a/../../1.wav", "s3://speech/1.wav", "."]
+
+
+@pytest.mark.parametrize("audio", OUTSIDE)
+def test_audio_outside_the_manifests_folder_is_dropped(manifest, audio):
+    first, bad = manifest({**GOOD, "audio": "a/../b/../1.wav"}, {**GOOD, "audio": audio})
+    assert isinstance(first, Utterance)
+    assert (bad.id, bad.reason) == ("mine.jsonl:2", "bad_path")
+    assert f"{audio!r} does not lie in" in bad.detail and "audio_root" in bad.detail
+
+
+def test_audio_lies_where_the_root_says(manifest, tmp_path, monkeypatch):
+    manifest(GOOD, {**GOOD, "audio": "/there/1.wav"}, {**GOOD, "audio": "../1.wav"})
+    path = tmp_path / "mine.jsonl"
+    assert [str(row.audio) for row in read(path, Path("/")) if isinstance(row, Utterance)] == [
+        str(tmp_path / "1.wav"),
+        "/there/1.wav",
+        str(tmp_path.parent / "1.wav"),
+    ]
+    monkeypatch.chdir(tmp_path)
+    there = [getattr(row, "reason", "kept") for row in read(Path("mine.jsonl"), Path("/there/"))]
+    assert there == ["bad_path", "kept", "bad_path"]
 
 
 def test_blank_lines_and_a_byte_order_mark_are_no_rows(manifest):
