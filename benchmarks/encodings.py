@@ -24,7 +24,7 @@ from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 from transformers.modeling_outputs import BaseModelOutput
 
-from blsp.backbones import load_speech_model, pins
+from blsp.backbones import load_recogniser, pins
 from blsp.data.text import normalizer_of_all, plain_words
 from blsp.evaluation.metrics import Resampling, word_error_rate
 from blsp.evaluation.tasks import test_items
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--evaluations", type=Path, nargs=2, metavar=("VARIABLE", "PADDED"), help="evaluation.json")
     options = parser.parse_args()
     params, parts = load_params(), pins()
-    model, extractor, tokenizer = load_speech_model()
+    model, extractor, tokenizer = load_recogniser()
     at_length, whole_window = (
         BlspProcessor.from_backbones(parts, params.train.downsampling, encoding) for encoding in ("variable", "padded")
     )

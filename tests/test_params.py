@@ -53,7 +53,9 @@ def test_every_committed_value_is_explained():
     lines = [line for line in PARAMS_FILE.read_text().splitlines() if line.startswith("  ")]
     unexplained = [line for line in lines if "#" not in line and "gates" not in line]
     # Instructions and gates take the line to themselves, below an explained key.
-    allowed = {*COMMITTED["continuations"]["behaviours"], *COMMITTED["evaluate"]["tasks"]}
+    behaviours = COMMITTED["continuations"]["behaviours"]
+    allowed = {*behaviours, *COMMITTED["evaluate"]["tasks"], *behaviours["repetition"]}
+    allowed |= {f"- {line}" for behaviour in behaviours.values() for line in behaviour["instructions"]}
     allowed |= {*COMMITTED["train"]["shares"], *COMMITTED["promote"]["gates"]}
     assert [line for line in unexplained if line.partition(":")[0].strip() not in allowed] == []
 
@@ -107,7 +109,7 @@ def test_a_wrong_type_is_refused(tmp_path, key, value, expected):
         ("promote/gates", {}, "promote.gates: must be a section with at least one key; found {}"),
         (
             "continuations/behaviours/Go-on",
-            "Go on.",
+            {"instructions": ["Go on."], "share": 1.0, "answer": "any", "language": None},
             "continuations.behaviours.Go-on: must be a name of small letters, digits and _ that begins with a letter; "
             "found 'Go-on'",
         ),
@@ -125,19 +127,19 @@ def test_a_value_out_of_range_is_refused(tmp_path, key, value, expected):
 
 SERVER = [
     ("continuations/engine", "openai"),
-    ("continuations/server_url", "https://llm.example.org:8000/v1"),
+    ("execution/server_url", "https://llm.example.org:8000/v1"),
     ("continuations/server_model", "meta-llama/Llama-2-7b-chat-hf"),
 ]
 
 
 def test_a_server_may_write_the_continuations(tmp_path):
-    assert load(tmp_path, *SERVER).continuations.server_url == "https://llm.example.org:8000/v1"
+    assert load(tmp_path, *SERVER).execution.server_url == "https://llm.example.org:8000/v1"
 
 
 @pytest.mark.parametrize("change", ["http://key@host/v1", "http://host:8000", "host:8000/v1", "http://host/v1/", ""])
 def test_a_server_without_a_full_address_or_with_a_key_in_it_is_refused(tmp_path, change):
-    assert complaint(tmp_path, *SERVER, ("continuations/server_url", change)) == (
-        "continuations.server_url: must be an address that ends in /v1, such as http://localhost:8000/v1, with no key "
+    assert complaint(tmp_path, *SERVER, ("execution/server_url", change)) == (
+        "execution.server_url: must be an address that ends in /v1, such as http://localhost:8000/v1, with no key "
         f"in it; found {change!r}"
     )
 
@@ -145,21 +147,22 @@ def test_a_server_without_a_full_address_or_with_a_key_in_it_is_refused(tmp_path
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        (SERVER[:1], "where engine is openai, server_url must be given; found null"),
-        (SERVER[:2], "where engine is openai, server_model must be given; found null"),
+        (SERVER[:2], "where continuations.engine is openai, continuations.server_model must be given; found null"),
+        (SERVER[::2], "where continuations.engine is openai, execution.server_url must be given; found null"),
         (
             SERVER[1:2],
-            "where engine is transformers, server_url must be null; found 'https://llm.example.org:8000/v1'",
+            "where continuations.engine is transformers, execution.server_url must be null; found "
+            "'https://llm.example.org:8000/v1'",
         ),
         (
             [*SERVER, ("continuations/top_logprobs", 20)],
-            "top_logprobs must be 0 where engine is openai: servers give log-probabilities by the text of tokens, "
-            "which several share; found 20",
+            "continuations: top_logprobs must be 0 where engine is openai: servers give log-probabilities by the text "
+            "of tokens, which several share; found 20",
         ),
     ],
 )
 def test_an_engine_without_what_it_needs_is_refused(tmp_path, changes, expected):
-    assert complaint(tmp_path, *changes) == f"continuations: {expected}"
+    assert complaint(tmp_path, *changes) == expected
 
 
 @pytest.mark.parametrize("key", ["train", "train/steps", "miniature/llm/heads", "validate"])
@@ -177,9 +180,17 @@ def test_a_missing_key_is_refused(tmp_path, key):
         (
             [
                 ("train/shares", {"continuation": 0.5, "summary": 0.5}),
-                ("continuations/behaviours", {"continuation": "Go on."}),
+                (
+                    "continuations/behaviours",
+                    {"continuation": COMMITTED["continuations"]["behaviours"]["continuation"]},
+                ),
             ],
             "train.shares.summary is no behaviour that is written; continuations.behaviours has continuation",
+        ),
+        (
+            [("continuations/behaviours/repetition/share", 0.05)],
+            "train.shares.repetition is 0.1, but it is written for 0.05 of the utterances "
+            "(continuations.behaviours.repetition.share); raise the one or lower the other",
         ),
         (
             [("train/adapter", "conv"), ("train/downsampling", 6)],

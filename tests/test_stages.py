@@ -80,7 +80,7 @@ def test_every_stage_leaves_its_files(workspace):
         "model.safetensors",
     ]
     corpus = json.loads((workspace / "reports/corpus.json").read_text())
-    assert corpus["rows_in"] == corpus["rows_kept"] == 90 and not corpus["dropped_rows"]
+    assert corpus["rows_in"] == corpus["rows_kept"] == 90 and not corpus["dropped"]
     written = json.loads((workspace / "reports/continuations.json").read_text())
     assert written["behaviours"]["continuation"]["rows"] == 90
     for name in ("data_docs/index.html", "figures/systems.png", "figures/learning_curve.png", "train_curve.csv"):

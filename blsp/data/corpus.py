@@ -8,9 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,15 +16,16 @@ from typing import Any
 from tqdm import tqdm
 
 from blsp import files
-from blsp.data import fingerprints, recogniser, shards, sources, splits, text
-from blsp.data.packing import ShardRows, Tally, pack_shard, shard_folder
-from blsp.data.records import SPLITS, Dropped, Row, Unusable, Utterance, quoted
+from blsp.data import fingerprints, planning, recogniser, shards, sources, splits
+from blsp.data.account import Account
+from blsp.data.drops import DROPPED
+from blsp.data.packing import pack_shard, shard_folder
+from blsp.data.records import SPLITS, Dropped
 from blsp.errors import BlspError
 from blsp.executor import run_each
 from blsp.params import Corpus, Execution, Params
 
 REPORT = "reports/corpus.json"
-Source = Callable[[], Iterator[Row]]
 
 
 def run(params: Params) -> None:
@@ -35,50 +34,54 @@ def run(params: Params) -> None:
     A run that was killed keeps its finished shards: run again, it does the rest.
     Raises BlspError where nothing is left to train or to test on; both are then as they were.
     """
-    report = pack(_source(params), params.corpus, params.execution)
+    readers = [partial(sources.rows, source, params.miniature) for source in params.corpus.sources]
+    report = pack(readers, params.corpus, params.execution)
     files.write_json(REPORT, report)
     print(_summary(report))
 
 
 def pack(
-    source: Source, settings: Corpus, execution: Execution, corpus_dir: str | Path = shards.CORPUS_DIR
+    sources: Sequence[planning.Source],
+    settings: Corpus,
+    execution: Execution,
+    corpus_dir: str | Path = shards.CORPUS_DIR,
 ) -> dict[str, Any]:
-    """The report, as in reports/corpus.json; `corpus_dir` then holds the kept rows by split, in the source's order.
+    """The report, as in reports/corpus.json; `corpus_dir` then holds the kept rows by split, in the sources' order,
+    and the list of those that were dropped.
 
-    `source` gives the same rows each time it is called.
+    `sources` read what `settings.sources` names: each gives the same rows each time it is called.
     """
     staging = files.scratch_folder() / "corpus" / _key(settings)
-    speakers = splits.assign_speakers(source(), settings.dev_share, settings.test_share)
-    held_out = splits.HeldOutSentences()
-    rows_in, written = 0, Counter[text.Normalizer]()
-    for row in _worded(source(), settings):
-        rows_in += 1
-        if isinstance(row, Utterance):
-            held_out.add(row.text, speakers.of(row))
-            written[text.normalizer_of(row.language, settings.normalizer)] += 1
+    found = planning.survey(sources, settings)
 
-    def pack_all(unwanted: dict[str, Dropped]) -> "_Packed":
-        packed = _Packed()
-        planned = _planned(_worded(source(), settings), speakers, held_out, unwanted, settings, packed)
-        with tqdm(total=rows_in, desc="corpus", unit=" rows", mininterval=0.5) as progress:
+    def pack_all(unwanted: dict[str, Dropped]) -> Account:
+        account = Account(settings.sources, found.rows_in)
+        planned = planning.plan(sources, settings, found, unwanted, account.drop)
+        with tqdm(total=sum(found.rows_in), desc="corpus", unit=" rows", mininterval=0.5) as progress:
             for tally in run_each(partial(pack_shard, settings=settings, staging=staging), planned, execution):
-                packed.add(tally)
-                progress.update(packed.rows_seen - progress.n)
-        return packed
+                account.add(tally)
+                progress.update(account.rows_seen - progress.n)
+        return account
 
-    packed = pack_all({})
-    if unwanted := _heard_before(packed.tallies):
-        packed = pack_all(unwanted)
-    report = _report(rows_in, written, packed, settings)
+    account = pack_all({})
+    if unwanted := _heard_before(account.prints):
+        account.close()
+        account = pack_all(unwanted)
+    staging.mkdir(parents=True, exist_ok=True)
+    report = {
+        "normalizer": settings.normalizer,
+        "normalizers": found.normalizers(),
+        **account.settle(staging / DROPPED),
+    }
     _refuse_empty(report)
     with files.replace_dir(corpus_dir) as folder:
         for split in SPLITS:
-            kept = [tally for tally in packed.in_split(split) if tally.rows]
             (folder / split).mkdir()
-            for number, tally in enumerate(kept):
+            for number, packed in enumerate(account.shards[split]):
                 for name, suffix in (("recording", "tar"), ("cuts", "jsonl.gz")):
-                    staged = shard_folder(staging, split, tally.number) / f"{name}.000000.{suffix}"
+                    staged = shard_folder(staging, split, packed) / f"{name}.000000.{suffix}"
                     _link(staged, folder / split / f"{name}.{number:06d}.{suffix}")
+        _link(staging / DROPPED, folder / DROPPED)
     shutil.rmtree(staging)
     return report
 
@@ -98,143 +101,27 @@ def _link(staged: Path, final: Path) -> None:
         shutil.copyfile(staged, final)
 
 
-def _source(params: Params) -> Source:
-    def rows() -> Iterator[Row]:
-        for source in params.corpus.sources:
-            yield from sources.rows(source, params.miniature)
-
-    return rows
-
-
-@dataclass
-class _Packed:
-    """What became of the rows: the tallies of the shards, and what was dropped before any audio was read."""
-
-    tallies: list[Tally] = field(default_factory=list)
-    dropped: list[tuple[int, Dropped]] = field(default_factory=list)
-
-    def add(self, tally: Tally) -> None:
-        self.tallies.append(tally)
-        self.dropped += tally.dropped
-
-    def in_split(self, split: str) -> list[Tally]:
-        """The split's tallies in its shards' order."""
-        return sorted((t for t in self.tallies if t.split == split), key=lambda tally: tally.number)
-
-    @property
-    def rows_seen(self) -> int:
-        return len(self.dropped) + sum(tally.rows for tally in self.tallies)
-
-
-def _planned(
-    rows: Iterable[Row],
-    speakers: splits.SpeakerSplits,
-    held_out: splits.HeldOutSentences,
-    unwanted: dict[str, Dropped],
-    settings: Corpus,
-    packed: _Packed,
-) -> Iterator[ShardRows]:
-    """The shards to be, as soon as their rows are known; rows that get into none go to `packed.dropped`."""
-    waiting: dict[str, list[tuple[int, Utterance]]] = {split: [] for split in SPLITS}
-    numbers = dict.fromkeys(SPLITS, 0)
-    repeats = splits.SentenceCounts()
-
-    def shard(split: str) -> ShardRows:
-        places, utterances = zip(*waiting[split], strict=True)
-        of_these = {row.id: unwanted[row.id] for row in utterances if row.id in unwanted}
-        made = ShardRows(split, numbers[split], utterances, places, of_these)
-        waiting[split], numbers[split] = [], numbers[split] + 1
-        return made
-
-    for place, row in enumerate(rows):
-        if isinstance(row, Utterance):
-            split = speakers.of(row)
-            if other := held_out.elsewhere(row.text, split):
-                detail = f"{quoted(row.text)}, {split} here, is also in {other}"
-                packed.dropped.append((place, Dropped(row.id, "sentence_in_other_split", detail)))
-                continue
-            if settings.max_rows_per_sentence and repeats.add(row.text, split) > settings.max_rows_per_sentence:
-                detail = f"{quoted(row.text)} is in {split} {settings.max_rows_per_sentence} times already"
-                packed.dropped.append((place, Dropped(row.id, "sentence_repeated", detail)))
-                continue
-            waiting[split].append((place, row))
-            if len(waiting[split]) == settings.shard_size:
-                yield shard(split)
-        else:
-            packed.dropped.append((place, row))
-    for split in SPLITS:
-        if waiting[split]:
-            yield shard(split)
-
-
-def _heard_before(tallies: Iterable[Tally]) -> dict[str, Dropped]:
+def _heard_before(prints: dict[str, fingerprints.Prints]) -> dict[str, Dropped]:
     """The rows, by id, whose audio is another row's: the very samples, or alike in a split that is held out further."""
-    prints = {split: [one for tally in tallies if tally.split == split for one in tally.prints] for split in SPLITS}
     unwanted: dict[str, Dropped] = {}
-    further: list[fingerprints.Print] = []
+    further = fingerprints.Prints()
     for split in splits.HELD_OUT_FIRST:
         for one, other in fingerprints.alike(prints[split], further):
-            detail = f"sounds like {other.id}, which is held out further; {split} here"
-            unwanted[one.id] = Dropped(one.id, "audio_in_other_split", detail)
+            detail = f"sounds like {other}, which is held out further; {split} here"
+            unwanted[one] = Dropped(one, "audio_in_other_split", detail)
         for one, other in fingerprints.repeated(prints[split]):
-            unwanted.setdefault(one.id, Dropped(one.id, "duplicate_audio", f"the same recording as {other.id}"))
-        further += prints[split]
+            unwanted.setdefault(one, Dropped(one, "duplicate_audio", f"the same recording as {other}"))
+        further.join(prints[split])
     return unwanted
-
-
-def _worded(rows: Iterator[Row], settings: Corpus) -> Iterator[Row]:
-    """The rows in order, their transcripts normalised; those without words and repeated ids as Dropped."""
-    seen: set[str] = set()
-    for row in rows:
-        if isinstance(row, Utterance):
-            if row.id in seen:
-                row = Dropped(row.id, "duplicate_id", "an earlier row has this id; give each its own, or none")
-            else:
-                seen.add(row.id)
-                try:
-                    normalizer = text.normalizer_of(row.language, settings.normalizer)
-                    row = replace(row, text=text.normalise(row.text, normalizer))
-                except Unusable as fault:
-                    row = Dropped(row.id, fault.reason, str(fault))
-        yield row
-
-
-def _report(rows_in: int, written: "Counter[text.Normalizer]", packed: _Packed, settings: Corpus) -> dict[str, Any]:
-    """The contents of reports/corpus.json. Raises RuntimeError where a row is unaccounted for."""
-    rows_kept = sum(tally.rows for tally in packed.tallies)
-    if rows_in != rows_kept + len(packed.dropped):
-        raise RuntimeError(
-            f"{rows_in} rows in, but {rows_kept} kept and {len(packed.dropped)} dropped: "
-            "the source changed while it was read, or rows were lost here"
-        )
-    dropped = [row for _, row in sorted(packed.dropped, key=lambda pair: pair[0])]
-    return {
-        "source": ", ".join(source.path or source.name for source in settings.sources),
-        "normalizer": settings.normalizer,
-        "normalizers": {
-            name: {"rows": rows, "version": text.normalizer_version(name)} for name, rows in sorted(written.items())
-        },
-        "rows_in": rows_in,
-        "rows_kept": rows_kept,
-        "dropped": dict(Counter(row.reason for row in dropped)),
-        "dropped_rows": [asdict(row) for row in dropped],
-        "splits": {
-            split: {
-                "rows": sum(tally.rows for tally in packed.in_split(split)),
-                "hours": round(sum(tally.seconds for tally in packed.in_split(split)) / 3600, 6),
-                "speakers": len({speaker for tally in packed.in_split(split) for speaker in tally.speakers}),
-            }
-            for split in SPLITS
-        },
-    }
 
 
 def _refuse_empty(report: dict[str, Any]) -> None:
     empty = [split for split in ("train", "test") if not report["splits"][split]["rows"]]
     if not empty:
         return
+    names = ", ".join(source["path"] or source["name"] for source in report["sources"])
     lines = [
-        f"corpus: of {report['rows_in']} rows of {report['source']}, none is left for {' and '.join(empty)}.",
+        f"corpus: of {report['rows_in']} rows of {names}, none is left for {' and '.join(empty)}.",
         "Name `split` in the rows, or give at least three speakers, or mend what was dropped"
         + (":" if report["dropped"] else " (nothing was)."),
     ]
@@ -244,7 +131,7 @@ def _refuse_empty(report: dict[str, Any]) -> None:
             "of other sentences beside it, and it serves to evaluate. What was dropped:"
         )
     for reason, count in sorted(report["dropped"].items()):
-        first = next(row for row in report["dropped_rows"] if row["reason"] == reason)
+        first = report["examples"][reason][0]
         lines.append(f"  {reason}: {count}, first {first['id']}: {first['detail']}")
     raise BlspError("\n".join(lines))
 
@@ -255,4 +142,9 @@ def _summary(report: dict[str, Any]) -> str:
         lines.append(f"{split:24}{figures['rows']:>10,}{figures['hours']:>10.2f}{figures['speakers']:>10,}")
     lines.append(f"{'dropped':24}{report['rows_in'] - report['rows_kept']:>10,}   of {report['rows_in']:,}")
     lines += [f"  {reason:22}{count:>10,}" for reason, count in sorted(report["dropped"].items())]
+    if len(report["sources"]) > 1:
+        lines.append(f"{'source':24}{'rows':>10}{'dropped':>10}")
+        for source in report["sources"]:
+            dropped = sum(source["dropped"].values())
+            lines.append(f"{source['path'] or source['name']:24}{source['rows_in']:>10,}{dropped:>10,}")
     return "\n".join(lines)

@@ -5,12 +5,16 @@ whole utterance, so that loudness and lossy codecs change few of its bits. (N sa
 """
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+
+from blsp.data.bands import WORDS, Bands
 
 BANDS, PIECES = 9, 33  # neighbours of each give 8 x 32 bits
 LOWEST_HZ, HIGHEST_HZ = 200, 3600  # what a telephone and every codec lets through
@@ -68,35 +72,91 @@ def _band_filters(length: int, sampling_rate_hz: int) -> NDArray[np.float64]:
 
 
 class Prints:
-    """Prints in the order in which they came, to be searched by sound."""
+    """Many prints as columns, in the order in which they came: some eighty bytes each."""
 
-    def __init__(self, prints: Sequence[Print]) -> None:
-        self.order = sorted(range(len(prints)), key=lambda at: prints[at].duration_s)
-        self.prints = [prints[at] for at in self.order]
-        self.durations = np.array([one.duration_s for one in self.prints])
-        self.bits = np.frombuffer(b"".join(one.bits for one in self.prints), dtype=np.uint64).reshape(-1, 4)
+    def __init__(self, prints: Iterable[Print] = ()) -> None:
+        self._ids: list[pa.Array] = []
+        self._bits: list[NDArray[np.uint64]] = []
+        self._durations_s: list[NDArray[np.float64]] = []
+        self._translations: list[NDArray[np.uint64]] = []
+        self.extend(prints)
 
-    def like(self, one: Print, distance: int, tolerance_s: float) -> list[Print]:
-        """Those that differ from `one` in so many bits and so much length at most, as they came."""
-        begin, end = np.searchsorted(self.durations, [one.duration_s - tolerance_s, one.duration_s + tolerance_s])
-        apart = np.bitwise_count(self.bits[begin:end] ^ np.frombuffer(one.bits, dtype=np.uint64)).sum(axis=1)
-        near = begin + np.flatnonzero(apart <= distance)
-        return [self.prints[at] for at in sorted(near.tolist(), key=self.order.__getitem__)]
+    def extend(self, prints: Iterable[Print]) -> None:
+        """Nothing; the prints come after those that are there."""
+        new = list(prints)
+        self._ids.append(pa.array([one.id for one in new], pa.string()))
+        self._bits.append(np.frombuffer(b"".join(one.bits for one in new), dtype=np.uint64).reshape(-1, WORDS))
+        self._durations_s.append(np.array([one.duration_s for one in new], dtype=np.float64))
+        self._translations.append(np.array([_digest(one.translation) for one in new], dtype=np.uint64))
+
+    def join(self, others: Self) -> None:
+        """Nothing; the other prints come after those that are there."""
+        for name, column in vars(self).items():
+            column += vars(others)[name]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._durations_s))
+
+    def ids(self, rows: NDArray[np.int64]) -> list[str]:
+        """The ids of these rows."""
+        found: list[str] = pa.chunked_array(self._ids).take(pa.array(rows)).to_pylist()
+        return found
+
+    @property
+    def bits(self) -> NDArray[np.uint64]:
+        """What each sounds like, (N, WORDS)."""
+        return np.concatenate(self._bits)
+
+    @property
+    def durations_s(self) -> NDArray[np.float64]:
+        """How long each is, (N,)."""
+        return np.concatenate(self._durations_s)
+
+    @property
+    def translations(self) -> NDArray[np.uint64]:
+        """A number for each that is the same where the translation is, (N,)."""
+        return np.concatenate(self._translations)
 
 
-def repeated(prints: Sequence[Print]) -> Iterator[tuple[Print, Print]]:
-    """Each that is the same recording as one before it, with the same translation, and the first such."""
-    others = Prints(prints)
-    for one in prints:
-        same = others.like(one, SAME_DISTANCE, SAME_TOLERANCE_S)
-        first = next((other for other in same if other.translation == one.translation), one)
-        if first is not one:
-            yield one, first
+def _digest(text: str | None) -> int:
+    return 0 if text is None else int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 
-def alike(prints: Iterable[Print], held_out: Sequence[Print]) -> Iterator[tuple[Print, Print]]:
-    """Each that sounds like one that is held out, and that one."""
-    others = Prints(held_out)
-    for one in prints:
-        for other in others.like(one, LARGEST_DISTANCE, LENGTH_TOLERANCE_S)[:1]:
-            yield one, other
+def repeated(prints: Prints) -> Iterator[tuple[str, str]]:
+    """The id of each that is the same recording as one before it, with the same translation, and of the first such."""
+    bits, durations_s, translations = prints.bits, prints.durations_s, prints.translations
+    # Exact copies need no search: all have what the first of them has.
+    first, copy_of = _distinct(bits, durations_s, translations)
+    earliest = first.copy()
+    index = Bands(bits[first], durations_s[first], SAME_DISTANCE, SAME_TOLERANCE_S)
+    for one, other in index.near(bits[first], durations_s[first]):
+        same = (translations[first[one]] == translations[first[other]]) & (other < one)
+        np.minimum.at(earliest, one[same], first[other[same]])
+    found = earliest[copy_of]
+    rows = np.flatnonzero(found < np.arange(len(prints)))
+    yield from zip(prints.ids(rows), prints.ids(found[rows]), strict=True)
+
+
+def alike(prints: Prints, held_out: Prints) -> Iterator[tuple[str, str]]:
+    """The id of each that sounds like one that is held out, and of the first such."""
+    others, _ = _distinct(held_out.bits, held_out.durations_s)
+    own, copy_of = _distinct(prints.bits, prints.durations_s)
+    nobody = len(held_out)
+    earliest = np.full(len(own), nobody)
+    index = Bands(held_out.bits[others], held_out.durations_s[others], LARGEST_DISTANCE, LENGTH_TOLERANCE_S)
+    for one, other in index.near(prints.bits[own], prints.durations_s[own]):
+        np.minimum.at(earliest, one, others[other])
+    found = earliest[copy_of]
+    rows = np.flatnonzero(found < nobody)
+    yield from zip(prints.ids(rows), held_out.ids(found[rows]), strict=True)
+
+
+def _distinct(*columns: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows (M,) that are the first with their values, in order, and for each row (N,) which of them it equals."""
+    together = np.column_stack([column.view(np.uint64) for column in columns])
+    rows = np.ascontiguousarray(together).view(np.dtype((np.void, 8 * together.shape[1]))).ravel()
+    _, first, copy_of = np.unique(rows, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order))
+    return first[order], places[copy_of]

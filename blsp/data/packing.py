@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,15 @@ class ShardRows:
 class Tally:
     """What became of a shard's rows.
 
-    `prints` are those of the rows kept.
+    `places` are those of the rows kept, `prints` what they sound like; `dropped` are pairs of a row's place and why it
+    is not there.
     """
 
     split: str
     number: int
     seconds: float
     speakers: list[str]
+    places: list[int]
     dropped: Drops
     prints: list[fingerprints.Print]
 
@@ -82,7 +85,7 @@ def pack_shard(shard: ShardRows, settings: Corpus, staging: Path) -> Tally:
             "key": key,
             "seconds": seconds,
             "speakers": sorted(speakers),
-            "dropped": [[place, row.id, row.reason, row.detail] for place, row in dropped],
+            "dropped": [[place, row.id, row.reason, row.detail] for place, row in sorted(dropped, key=itemgetter(0))],
             "prints": [one.as_list() for one in kept],
         }
         write_json(temporary / TALLY, tally)
@@ -133,11 +136,13 @@ def _agreed(
 
 
 def _tally(shard: ShardRows, found: dict[str, Any]) -> Tally:
+    gone = {place for place, *_ in found["dropped"]}
     return Tally(
         split=shard.split,
         number=shard.number,
         seconds=found["seconds"],
         speakers=found["speakers"],
+        places=[place for place in shard.places if place not in gone],
         dropped=[(place, Dropped(*row)) for place, *row in found["dropped"]],
         prints=[fingerprints.Print.from_list(one) for one in found["prints"]],
     )

@@ -6,9 +6,13 @@ are unknown) and the held-out sentences.
 
 import hashlib
 import math
+from array import array
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from blsp.data.records import Row, Utterance
 from blsp.data.text import sentence_key
@@ -47,17 +51,19 @@ def assign_speakers(rows: Iterable[Row], dev_share: float, test_share: float) ->
     stands in. A speaker of whom rows name several splits goes to the most held out of them.
     """
     named: dict[str, str] = {}
-    places: dict[str, float] = {}
+    unnamed: set[str] = set()
+    alone = array("d")
     for row in rows:
         if not isinstance(row, Utterance):
             continue
-        if not row.split:
-            places[_unit(row)] = _place(_unit(row))
+        if not row.split and row.speaker:
+            unnamed.add(row.speaker)
+        elif not row.split:
+            alone.append(_place(_unit(row)))
         elif row.speaker:
             named[row.speaker] = min(row.split, named.get(row.speaker, "train"), key=HELD_OUT_FIRST.index)
-    for speaker in named:
-        places.pop(f"speaker {speaker}", None)
-    ordered = sorted(places.values())
+    of_speakers = [_place(_speaker(speaker)) for speaker in unnamed - named.keys()]
+    ordered = np.sort(np.concatenate([of_speakers, alone]))
     test_below = _stretched(ordered, 0.0, test_share)
     return SpeakerSplits(named, test_below, _stretched(ordered, test_below, dev_share))
 
@@ -95,15 +101,19 @@ class SentenceCounts:
 
 
 def _unit(utterance: Utterance) -> str:
-    return f"speaker {utterance.speaker}" if utterance.speaker else f"id {utterance.id}"
+    return _speaker(utterance.speaker) if utterance.speaker else f"id {utterance.id}"
+
+
+def _speaker(speaker: str) -> str:
+    return f"speaker {speaker}"
 
 
 def _place(unit: str) -> float:
     return int.from_bytes(hashlib.sha256(unit.encode()).digest()[:6]) / 2**48
 
 
-def _stretched(ordered: list[float], above: float, share: float) -> float:
-    lowest = next((place for place in ordered if place >= above), None)
-    if not share or lowest is None:
+def _stretched(ordered: NDArray[np.float64], above: float, share: float) -> float:
+    first = np.searchsorted(ordered, above)
+    if not share or first == len(ordered):
         return above + share
-    return max(above + share, math.nextafter(lowest, 2.0))
+    return max(above + share, math.nextafter(float(ordered[first]), 2.0))

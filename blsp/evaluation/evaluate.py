@@ -5,7 +5,7 @@ from typing import Any
 from tqdm import tqdm
 
 from blsp import tracking
-from blsp.backbones import pins
+from blsp.backbones import device_map, pins
 from blsp.data.batches import evaluation_batches
 from blsp.data.text import normalizer_of_all, plain_words
 from blsp.evaluation import report
@@ -36,8 +36,9 @@ def _evaluate(params: Params) -> dict[str, Any]:
     set_seed(params.train.seed)
     items = test_items()
     processor = BlspProcessor.from_pretrained(ADAPTER_DIR)
-    model = BlspForConditionalGeneration.from_pretrained(ADAPTER_DIR)
-    fresh = BlspForConditionalGeneration.from_backbones(new_config(params, processor.audio_token_id))
+    model = BlspForConditionalGeneration.from_pretrained(ADAPTER_DIR, device_map=device_map())
+    config = new_config(params, processor.audio_token_id)
+    fresh = BlspForConditionalGeneration.from_backbones(config, device_map=device_map())
     systems: dict[str, System] = {
         "text": text_system(settings),
         "cascade": cascade_system(settings, items),

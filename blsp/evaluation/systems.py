@@ -5,7 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from blsp.backbones import load_llm, load_speech_model
+from blsp.backbones import load_llm, load_recogniser
 from blsp.continuation.engine import write_answers
 from blsp.data.recogniser import Whisper, recognise
 from blsp.evaluation.tasks import Item
@@ -53,7 +53,7 @@ def _reader(settings: Evaluate, transcript_of: Callable[[Item], str]) -> System:
 
 def transcribe(clips: list[Any], batch_size: int) -> list[str]:
     """What the whole speech model writes for each clip, float32 mono (N,); longer audio window by window."""
-    whisper = Whisper(*load_speech_model())
+    whisper = Whisper(*load_recogniser())
     texts: list[str] = []
     for start in tqdm(range(0, len(clips), batch_size), desc="recogniser", unit="batch"):
         texts += recognise(whisper, clips[start : start + batch_size])

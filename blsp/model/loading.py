@@ -1,5 +1,6 @@
 """What from_pretrained and from_backbones are made of: pinned backbones, checked adapters, devices."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,14 +34,29 @@ def load_backbones(config: BlspConfig, dtype: Any, device_map: Any) -> tuple[Whi
     pins = config.backbones or {}
     for part in ("speech", "llm"):
         check_backbone(pins, part)
-    options = {"dtype": dtype, "device_map": None if _is_spread(device_map) else device_map}
-    options = {"use_safetensors": True, **{name: value for name, value in options.items() if value is not None}}
-    (speech, speech_revision), (llm, llm_revision) = (backbone_source(pins, part) for part in ("speech", "llm"))
-    whisper = WhisperForConditionalGeneration.from_pretrained(speech, revision=speech_revision, **options)
-    language_model = AutoModelForCausalLM.from_pretrained(llm, revision=llm_revision, **options)
-    check_llm(language_model)
+    device_map = None if _is_spread(device_map) else device_map
+    whisper = load_speech_model(pins, dtype, device_map)
+    language_model = load_language_model(pins, dtype, device_map)
     config.audio_config, config.text_config = whisper.config, language_model.config
     return whisper.get_encoder(), language_model
+
+
+def load_speech_model(pins: Mapping[str, Any], dtype: Any = None, device_map: Any = None) -> PreTrainedModel:
+    """The pinned Whisper, encoder and decoder."""
+    return _load(WhisperForConditionalGeneration, pins, "speech", dtype, device_map)
+
+
+def load_language_model(pins: Mapping[str, Any], dtype: Any = None, device_map: Any = None) -> PreTrainedModel:
+    """The pinned LLM. Raises BlspError where it cannot be given speech."""
+    llm = _load(AutoModelForCausalLM, pins, "llm", dtype, device_map)
+    check_llm(llm)
+    return llm
+
+
+def _load(kind: Any, pins: Mapping[str, Any], part: str, dtype: Any, device_map: Any) -> Any:
+    name, revision = backbone_source(pins, part)
+    options = {key: value for key, value in (("dtype", dtype), ("device_map", device_map)) if value is not None}
+    return kind.from_pretrained(name, revision=revision, use_safetensors=True, **options)
 
 
 def load_adapter(file: Path, config: BlspConfig) -> dict[str, torch.Tensor]:

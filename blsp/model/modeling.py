@@ -19,6 +19,7 @@ from blsp.model.configuration import BlspConfig
 from blsp.model.encoder import encoder_length
 from blsp.model.headless import BlspModel
 from blsp.model.loading import ADAPTER_FILE, embedding_scale, load_adapter, load_backbones, place
+from blsp.model.responses import positions_of
 
 ADAPTER_PREFIX = "multi_modal_projector."
 AUDIO_INPUTS = ("input_features", "input_features_mask")
@@ -130,7 +131,7 @@ class BlspForConditionalGeneration(BlspModel, GenerationMixin):
                 vectors = self.get_audio_features(input_features, input_features_mask).pooler_output
             inputs_embeds = self.embed(input_ids, vectors)
         if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
-            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+            position_ids = positions_of(attention_mask)[:, -inputs_embeds.shape[1] :]
         return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,

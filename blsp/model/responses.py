@@ -28,3 +28,8 @@ def prompted(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]
     starts = torch.tensor([len(prompt) for prompt in prompts])[:, None]
     ends = torch.tensor([len(row) for row in rows])[:, None]
     return Prompted(ids, mask=(at < ends).long(), predicts=(at >= starts - 1) & (at < ends - 1))
+
+
+def positions_of(mask: torch.Tensor) -> torch.Tensor:
+    """Positions (B, L) that count the real tokens of a mask (B, L) only."""
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)

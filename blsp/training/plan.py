@@ -13,6 +13,7 @@ import numpy as np
 # Batches sorted by audio together: enough for little padding, few enough for variety. Not sorted by text: responses of
 # one length are often of one kind, and batches of one kind were seen to teach less (benchmarks/LOG.md).
 POOL_BATCHES = 32
+BALANCING_ROUNDS = 200  # each brings the shares that are drawn nearer to those that are wanted
 MICRO_BATCH_POSITIONS = 192  # what a micro-batch takes besides: weights are read, kernels started
 
 
@@ -39,19 +40,20 @@ class Choice:
 
 
 class Plan:
-    """The batches of a training run, each epoch every utterance once, with a behaviour drawn by its share.
+    """The batches of a training run, each epoch every utterance once, with a behaviour drawn from those it has.
 
-    An utterance that lacks the drawn behaviour gets another that it has; one that has none is left out.
+    They are drawn so that each behaviour has its share of all utterances, as far as it was written for enough of
+    them. An utterance that has none is left out.
     """
 
     def __init__(self, sizes: Sizes, shares: Mapping[str, float], batch_size: int, seed: int) -> None:
         self.sizes, self.batch_size, self.seed = sizes, batch_size, seed
         self.behaviours = [name for name, share in shares.items() if share > 0]
-        weights = np.array([shares[name] for name in self.behaviours])
         has = np.stack([sizes.targets[name] > 0 for name in self.behaviours])
         self.rows = np.flatnonzero(has.any(0))
-        weighted = has[:, self.rows] * weights[:, None]
-        self._thresholds = weighted.cumsum(0) / np.maximum(weighted.sum(0), 1e-12)
+        has = has[:, self.rows]
+        weighted = has * _balanced(has, np.array([shares[name] for name in self.behaviours]))[:, None]
+        self._thresholds = weighted.cumsum(0) / weighted.sum(0)
         self.batches_per_epoch = -(-len(self.rows) // batch_size)
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
 
@@ -104,6 +106,23 @@ class Plan:
         frames = np.array([self.sizes.frames[choice.row] for choice in choices], dtype=float)
         positions = np.array([self.sizes.positions[choice.behaviour][choice.row] for choice in choices], dtype=float)
         return frames * self.sizes.frame_cost, positions
+
+
+def _balanced(has: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """The weights (behaviours,) for each utterance's draw from those it has, so that all draw each by its share.
+
+    `has` (behaviours, utterances) is true where an utterance has a behaviour. Found by proportional fitting.
+    """
+    kinds, counts = np.unique(has, axis=1, return_counts=True)
+    weights = shares / shares.sum()
+    for _ in range(BALANCING_ROUNDS):
+        drawn = weights[:, None] * kinds
+        found = (drawn / drawn.sum(0) * counts).sum(1) / counts.sum()
+        if np.allclose(found, shares, rtol=1e-6, atol=0):
+            break
+        weights = np.maximum(weights * shares / np.maximum(found, 1e-12), 1e-12)
+        weights /= weights.sum()
+    return weights
 
 
 def _best_cuts(encoder: np.ndarray, llm: np.ndarray, budget: float) -> list[int]:

@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from blsp.model.chat import AUDIO_TOKEN, build_prompt
 from blsp.model.decoding import has_keys_alone
 from blsp.model.processing import BlspProcessor
+from blsp.model.responses import positions_of
 
 Prefixes = Sequence[tuple[int, ...]]  # token ids, by number; number 0 is the empty one
 NONE: Prefixes = ((),)
@@ -65,7 +66,7 @@ class PrefixReader:
         self.decoder(
             inputs_embeds=llm.get_input_embeddings()(ids),
             attention_mask=seen,
-            position_ids=_positions(seen),
+            position_ids=positions_of(seen),
             past_key_values=cache,
             use_cache=True,
         )
@@ -78,7 +79,7 @@ class PrefixReader:
             whole = torch.cat([self.mask[numbers], mask], dim=1)
             options = {
                 "attention_mask": whole,
-                "position_ids": _positions(whole)[:, -mask.shape[1] :],
+                "position_ids": positions_of(whole)[:, -mask.shape[1] :],
                 "past_key_values": Cache(layers=[_Known(*layer, numbers) for layer in self.layers]),
             }
         output = self.decoder(inputs_embeds=embeddings, use_cache=False, **options)
@@ -101,11 +102,6 @@ class _Known(DynamicLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         keys, values = self.keys[self.numbers], self.values[self.numbers]
         return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
-
-
-def _positions(mask: torch.Tensor) -> torch.Tensor:
-    """Positions (B, L) that count real tokens only."""
-    return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 @torch.no_grad()

@@ -17,15 +17,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from blsp.backbones import load_llm
 from blsp.continuation import http, writer
 from blsp.continuation.engine import write_answers
-from blsp.continuation.openai_server import _as_sent, ask_server, check_server
+from blsp.continuation.openai_server import Server, _as_sent, ask_server, check_server
 from blsp.data.shards import iter_shards, read_field
 from blsp.errors import BlspError
 from blsp.files import write_json
 from blsp.model.chat import build_prompt, end_of_turn
-from blsp.params import Continuations, load_params
+from blsp.params import Params
+from tests.continuation.asking import asking
 from tests.continuation.faults import Proxy, body, dropped, slow, status, truncated, truncated_unseen
 from tests.contracts import packed
-from tests.trained import PARAMS
 
 TEXTS = ["play some jazz music in the attic", "stop", "please buy soap at the market which shop", "call anna"]
 MAX_NEW_TOKENS = 16
@@ -57,7 +57,7 @@ def llm(served, pins, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(served):
+def address(served):
     """The address of a `transformers serve` of the tiny LLM."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -90,23 +90,21 @@ def _is_up(url):
 
 
 @pytest.fixture
-def proxy(server, monkeypatch):
+def proxy(address, monkeypatch):
     monkeypatch.setattr(http, "FIRST_PAUSE_S", 0.01)
     monkeypatch.delenv(http.KEY_VARIABLE, raising=False)
-    proxy = Proxy(server)
+    proxy = Proxy(address)
     yield proxy
     proxy.close()
 
 
 @pytest.fixture
-def settings(proxy, served):
-    return settings_of(served, proxy.url)
+def server(proxy, served):
+    return server_of(served, proxy.url)
 
 
-def settings_of(model, url, **changes):
-    committed = load_params(PARAMS).continuations.model_dump()
-    server = {"engine": "openai", "server_url": url, "server_model": model, "concurrency": 3}
-    return Continuations(**{**committed, **server, "max_new_tokens": MAX_NEW_TOKENS, "timeout_s": 60.0, **changes})
+def server_of(model, url, timeout_s=60.0):
+    return Server(url, model, prompts_at_once=3, timeout_s=timeout_s)
 
 
 def prompts(tokenizer):
@@ -121,22 +119,24 @@ def expected(llm):
     return answers
 
 
-def test_answers_are_those_of_the_engine_in_process(llm, settings, proxy, expected):
+def test_answers_are_those_of_the_engine_in_process(llm, server, proxy, expected):
     tokenizer = llm[1]
-    check_server(settings, tokenizer)
-    assert dict(ask_server(settings, tokenizer, prompts(tokenizer))) == expected
+    check_server(server, tokenizer)
+    assert dict(ask_server(server, tokenizer, prompts(tokenizer), MAX_NEW_TOKENS)) == expected
     assert 1 < proxy.most_at_once <= 3
 
 
-def test_the_stage_writes_the_same_rows_with_either_engine(llm, settings, proxy, served, pins, tmp_path, monkeypatch):
+def test_the_stage_writes_the_same_rows_with_either_engine(llm, server, proxy, served, pins, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     packed.pack(packed.good_rows())
     write_json("models/backbones/backbones.json", {**pins, "llm": {**pins["llm"], "name": served}})
-    params = load_params(PARAMS)
-    in_process = params.continuations.model_copy(update={"max_new_tokens": MAX_NEW_TOKENS})
+    in_process = asking(max_new_tokens=MAX_NEW_TOKENS)
+    raw = in_process.model_dump(by_alias=True)
+    raw["continuations"] |= {"engine": "openai", "server_model": server.model}
+    raw["execution"] |= {"server_url": server.url}
     written = []
-    for engine in (in_process, settings):
-        writer.run(params.model_copy(update={"continuations": engine}))
+    for params in (in_process, Params.model_validate(raw)):
+        writer.run(params)
         written.append([read_field(shard, "continuation") for shard in iter_shards("train")])
     assert written[0] == written[1] and all(written[0])
     assert len(proxy.seen) > len(TEXTS)
@@ -150,15 +150,15 @@ def test_the_stage_writes_the_same_rows_with_either_engine(llm, settings, proxy,
     ],
     ids=["statuses", "connections"],
 )
-def test_what_is_transient_costs_no_row(llm, settings, proxy, expected, faults):
+def test_what_is_transient_costs_no_row(llm, server, proxy, expected, faults):
     proxy.faults += faults
-    assert dict(ask_server(settings, llm[1], prompts(llm[1]))) == expected
+    assert dict(ask_server(server, llm[1], prompts(llm[1]), MAX_NEW_TOKENS)) == expected
     assert len(proxy.seen) == len(TEXTS) + len(faults)
 
 
-def test_a_server_that_asks_for_a_pause_gets_it(llm, settings, proxy, expected):
+def test_a_server_that_asks_for_a_pause_gets_it(llm, server, proxy, expected):
     proxy.faults.append(status(429, Retry_After="2"))
-    answers = dict(ask_server(settings, llm[1], prompts(llm[1])[:1]))
+    answers = dict(ask_server(server, llm[1], prompts(llm[1])[:1], MAX_NEW_TOKENS))
     assert answers == {0: expected[0]}
     first, second = proxy.seen
     assert second - first >= 2
@@ -166,52 +166,52 @@ def test_a_server_that_asks_for_a_pause_gets_it(llm, settings, proxy, expected):
 
 def test_an_answer_that_takes_too_long_is_asked_for_again(llm, served, proxy, expected):
     proxy.faults.append(slow(30))
-    settings = settings_of(served, proxy.url, timeout_s=10.0)
-    assert dict(ask_server(settings, llm[1], prompts(llm[1])[:1])) == {0: expected[0]}
+    server = server_of(served, proxy.url, timeout_s=10.0)
+    assert dict(ask_server(server, llm[1], prompts(llm[1])[:1], MAX_NEW_TOKENS)) == {0: expected[0]}
     assert len(proxy.seen) == 2
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 422])
-def test_a_refusal_is_not_asked_again(llm, settings, proxy, code):
+def test_a_refusal_is_not_asked_again(llm, server, proxy, code):
     proxy.faults += [status(code)]
     with pytest.raises(BlspError, match=f"completions: status {code}: as injected"):
-        list(ask_server(settings, llm[1], prompts(llm[1])[:1]))
+        list(ask_server(server, llm[1], prompts(llm[1])[:1], MAX_NEW_TOKENS))
     assert len(proxy.seen) == 1
 
 
-def test_a_server_that_stays_ill_is_given_up(llm, settings, proxy):
+def test_a_server_that_stays_ill_is_given_up(llm, server, proxy):
     proxy.faults += [status(503)] * http.ATTEMPTS
     with pytest.raises(BlspError, match=f"status 503: as injected, {http.ATTEMPTS} times; run again when"):
-        list(ask_server(settings, llm[1], prompts(llm[1])[:1]))
+        list(ask_server(server, llm[1], prompts(llm[1])[:1], MAX_NEW_TOKENS))
     assert len(proxy.seen) == http.ATTEMPTS
     proxy.faults += [status(503, Retry_After="86400")]
     with pytest.raises(BlspError, match="it wants to be left alone for 86400 s"):
-        list(ask_server(settings, llm[1], prompts(llm[1])[:1]))
+        list(ask_server(server, llm[1], prompts(llm[1])[:1], MAX_NEW_TOKENS))
 
 
-def test_the_key_comes_from_the_environment_alone(llm, settings, proxy, monkeypatch):
+def test_the_key_comes_from_the_environment_alone(llm, server, proxy, monkeypatch):
     proxy.key = "sk-right"
     with pytest.raises(BlspError, match="status 401: Incorrect API key provided; .* OPENAI_API_KEY is not set"):
-        check_server(settings, llm[1])
+        check_server(server, llm[1])
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong")
     with pytest.raises(BlspError, match="OPENAI_API_KEY is not the one it wants") as refusal:
-        check_server(settings, llm[1])
+        check_server(server, llm[1])
     assert "sk-wrong" not in str(refusal.value)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-right")
-    check_server(settings, llm[1])
+    check_server(server, llm[1])
 
 
 def test_a_server_without_this_model_is_refused(llm, proxy):
     with pytest.raises(BlspError, match=r"status 400: Server is pinned .* \(continuations.server_model,"):
-        check_server(settings_of("another/model", proxy.url), llm[1])
+        check_server(server_of("another/model", proxy.url), llm[1])
 
 
 def test_where_nobody_answers_it_is_said_at_once(llm):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    with pytest.raises(BlspError, match=f"no server at {url}: .*; start it, or set continuations.server_url"):
-        check_server(settings_of("any/model", url), llm[1])
+    with pytest.raises(BlspError, match=f"no server at {url}: .*; start it, or set execution.server_url"):
+        check_server(server_of("any/model", url), llm[1])
 
 
 def test_an_address_where_nothing_is_said_is_given_up_soon(llm, monkeypatch):
@@ -222,14 +222,14 @@ def test_an_address_where_nothing_is_said_is_given_up_soon(llm, monkeypatch):
         deaf.listen(0)
         address = deaf.getsockname()
         with socket.create_connection(address), pytest.raises(BlspError, match="no server at .*: no connection within"):
-            check_server(settings_of("any/model", f"http://127.0.0.1:{address[1]}/v1"), llm[1])
+            check_server(server_of("any/model", f"http://127.0.0.1:{address[1]}/v1"), llm[1])
 
 
-def test_a_server_that_reads_prompts_otherwise_is_refused(llm, settings, monkeypatch):
+def test_a_server_that_reads_prompts_otherwise_is_refused(llm, server, monkeypatch):
     """As one does that has another tokenizer, or puts a second start token before what has one."""
     monkeypatch.setattr("blsp.continuation.openai_server._as_sent", lambda _tokenizer, prompt, _ids: prompt + " stop")
     with pytest.raises(BlspError, match=r"reads \d+ tokens where the pinned LLM's tokenizer reads .* under backbones"):
-        check_server(settings, llm[1])
+        check_server(server, llm[1])
 
 
 def test_a_start_token_is_left_to_the_servers_tokenizer(llm):
@@ -256,22 +256,22 @@ def test_a_start_token_is_left_to_the_servers_tokenizer(llm):
         ({"text": " stop\ufffd", "finish_reason": "length"}, [], "length"),
     ],
 )
-def test_token_ids_are_the_tokenizers_with_the_end_token_that_was_meant(llm, settings, proxy, choice, tail, reason):
+def test_token_ids_are_the_tokenizers_with_the_end_token_that_was_meant(llm, server, proxy, choice, tail, reason):
     proxy.faults.append(body({"choices": [choice]}))
-    ((_, answer),) = ask_server(settings, llm[1], prompts(llm[1])[:1])
+    ((_, answer),) = ask_server(server, llm[1], prompts(llm[1])[:1], MAX_NEW_TOKENS)
     stop = llm[1](" stop", add_special_tokens=False).input_ids
     assert answer.token_ids == [*stop, *(llm[1].eos_token_id if end == "<eos>" else end for end in tail)]
     assert (answer.text, answer.finish_reason) == ("stop", reason)
 
 
-def test_an_answer_that_ended_otherwise_is_refused(llm, settings, proxy):
+def test_an_answer_that_ended_otherwise_is_refused(llm, server, proxy):
     proxy.faults.append(body({"choices": [{"text": " stop", "finish_reason": "content_filter"}]}))
     with pytest.raises(BlspError, match="ended an answer for 'content_filter'; it must be 'stop' or 'length': ' stop'"):
-        list(ask_server(settings, llm[1], prompts(llm[1])[:1]))
+        list(ask_server(server, llm[1], prompts(llm[1])[:1], MAX_NEW_TOKENS))
 
 
-def test_the_rows_asked_for_are_let_go_where_the_caller_stops(llm, settings, proxy):
-    answers = ask_server(settings, llm[1], prompts(llm[1]) * 5)
+def test_the_rows_asked_for_are_let_go_where_the_caller_stops(llm, server, proxy):
+    answers = ask_server(server, llm[1], prompts(llm[1]) * 5, MAX_NEW_TOKENS)
     next(answers)
     answers.close()
     assert len(proxy.seen) < 5 * len(TEXTS)

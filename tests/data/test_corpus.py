@@ -12,9 +12,10 @@ import soundfile
 from ruamel.yaml import YAML
 
 from blsp.data import audio, corpus, shards
+from blsp.data.drops import read_drops
 from blsp.data.records import SPLITS, Utterance, Waveform
 from blsp.errors import BlspError
-from blsp.params import Execution, Source, load_params
+from blsp.params import Source, load_params
 
 RATE_HZ = 16_000
 REPO = Path(__file__).parents[2]
@@ -113,6 +114,10 @@ def bad_rows():
     yield {"text": "no audio at all"}, "missing_key"
 
 
+def dropped_rows():
+    return list(read_drops("data/corpus/dropped.jsonl.gz"))
+
+
 def kept_by_split():
     return {split: [cut.id for cut in shards.load_cuts(split)] for split in SPLITS}
 
@@ -127,12 +132,12 @@ def test_every_row_is_kept_or_dropped_with_its_reason(params, capsys):
     corpus.run(params)
 
     report = json.loads(Path("reports/corpus.json").read_text())
-    assert [row["reason"] for row in report["dropped_rows"]] == expected
+    assert [row["reason"] for row in dropped_rows()] == expected
     assert report["dropped"] == {reason: expected.count(reason) for reason in expected}
     assert (report["rows_in"], report["rows_kept"]) == (len(good) + len(expected), len(good))
-    assert report["source"] == "mine/manifest.jsonl" and report["normalizer"] == "whisper_english"
+    assert report["normalizer"] == "whisper_english"
     assert {name: found["rows"] for name, found in report["normalizers"].items()} == {"whisper_english": 22}
-    assert all(row["id"] and row["detail"] for row in report["dropped_rows"])
+    assert all(row["id"] and row["detail"] for row in dropped_rows())
     assert kept_by_split() == {"test": WORDS[:3], "dev": WORDS[3:5], "train": WORDS[5:]}
     assert report["splits"]["test"] == {"rows": 3, "hours": round(3.3 / 3600, 6), "speakers": 2}
     assert sorted(path.name for path in Path("data/corpus/train").glob("cuts*")) == [
@@ -227,7 +232,7 @@ def test_rows_without_split_are_split_by_speaker_and_share_no_sentence(params):
     words = {split: {id_.split()[0] for id_ in ids} for split, ids in kept_by_split().items()}
     assert not (words["train"] & words["dev"] or words["train"] & words["test"] or words["dev"] & words["test"])
     assert set(report["dropped"]) <= {"sentence_in_other_split"}
-    assert report["rows_in"] == report["rows_kept"] + len(report["dropped_rows"]) == 2 * len(WORDS)
+    assert report["rows_in"] == report["rows_kept"] + len(dropped_rows()) == 2 * len(WORDS)
 
 
 def test_an_empty_split_is_refused_and_the_last_result_stays(params):
@@ -257,7 +262,7 @@ def test_a_fault_in_the_middle_leaves_no_final_name(params):
         raise RuntimeError("the power went out")
 
     with pytest.raises(RuntimeError, match="power"):
-        corpus.pack(rows, params.corpus.model_copy(update={"shard_size": 2}), params.execution)
+        corpus.pack([rows], params.corpus.model_copy(update={"shard_size": 2}), params.execution)
     assert not Path("data").exists()
 
 
@@ -268,7 +273,7 @@ def test_synthesised_rows_are_packed_like_files(params):
             split = SPLITS[number % 3]
             yield Utterance(id=str(number), audio=waveform, text=f"words of {split}", split=split, source="here")
 
-    report = corpus.pack(rows, params.corpus, params.execution)
+    report = corpus.pack([rows], params.corpus, params.execution)
     assert report["rows_kept"] == 6
     assert kept_by_split() == {"train": ["0", "3"], "dev": ["1", "4"], "test": ["2", "5"]}
     assert {cut.num_samples for cut in shards.load_cuts("train")} == {RATE_HZ}
@@ -284,7 +289,7 @@ def test_a_source_that_changes_while_it_is_read_is_not_reported_as_whole(params)
             yield Utterance(id=str(number), audio=waveform, text=f"words of {split}", split=split, source="here")
 
     with pytest.raises(RuntimeError, match="6 rows in, but 5 kept and 0 dropped"):
-        corpus.pack(rows, params.corpus, params.execution)
+        corpus.pack([rows], params.corpus, params.execution)
 
 
 def test_a_recording_is_in_one_split_and_there_once(params):
@@ -300,8 +305,7 @@ def test_a_recording_is_in_one_split_and_there_once(params):
     ]
     write_manifest(rows)
     corpus.run(params)
-    report = json.loads(Path("reports/corpus.json").read_text())
-    assert {row["id"]: (row["reason"], row["detail"]) for row in report["dropped_rows"]} == {
+    assert {row["id"]: (row["reason"], row["detail"]) for row in dropped_rows()} == {
         "leaked": ("audio_in_other_split", "sounds like held, which is held out further; train here"),
         # The clip of "ladder" is that noise too, and comes first.
         "a": ("duplicate_audio", "the same recording as ladder"),
@@ -323,8 +327,7 @@ def test_silent_and_clipped_rows_are_dropped(params):
     ]
     write_manifest([*good_rows(), *rows])
     corpus.run(params)
-    report = json.loads(Path("reports/corpus.json").read_text())
-    reasons = {row["id"]: row["reason"] for row in report["dropped_rows"]}
+    reasons = {row["id"]: row["reason"] for row in dropped_rows()}
     assert reasons == {"zeros.wav": "silent", "burst.wav": "silent", "loud.wav": "clipped"}
 
 
@@ -332,7 +335,7 @@ def test_processes_change_nothing(params):
     write_manifest([*(row for row, _ in bad_rows()), *good_rows()])
     corpus.run(params)
     alone, report = contents("data"), Path("reports/corpus.json").read_bytes()
-    corpus.run(params.model_copy(update={"execution": Execution(processes=2)}))
+    corpus.run(params.model_copy(update={"execution": params.execution.model_copy(update={"processes": 2})}))
     assert contents("data") == alone
     assert Path("reports/corpus.json").read_bytes() == report
 
@@ -375,6 +378,29 @@ def test_a_killed_run_keeps_its_finished_shards(params, monkeypatch, killed_in):
     assert contents("data") == whole
     assert Path("reports/corpus.json").read_bytes() == report
     assert 0 < len(decoded) < len(WORDS), "finished shards are not decoded again"
+
+
+def test_each_source_has_its_own_account(params):
+    good, bad = list(good_rows()), list(bad_rows())
+    rows = [*good[:4], bad[0][0], *good[4:7], bad[1][0]]
+    write_manifest(rows)
+    with Path("mine/more.jsonl").open("w") as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in [bad[16][0], bad[3][0], *good[7:], bad[2][0]])
+    sources = [Source(name="manifest", path=f"mine/{name}.jsonl") for name in ("manifest", "more")]
+    corpus.run(params.model_copy(update={"corpus": params.corpus.model_copy(update={"sources": sources})}))
+    report = json.loads(Path("reports/corpus.json").read_text())
+    first, second = report["sources"]
+    assert (first["name"], first["path"]) == ("manifest", "mine/manifest.jsonl")
+    assert first["dropped"] == {bad[0][1]: 1, bad[1][1]: 1} and (first["rows_in"], first["rows_kept"]) == (9, 7)
+    assert second["dropped"] == {bad[16][1]: 1, bad[3][1]: 1, bad[2][1]: 1}
+    assert (second["rows_in"], second["rows_kept"]) == (7, 4)
+    assert report["rows_in"] == 16 and report["rows_kept"] == 11
+    # In the sources' order, though some are found before any audio is read and some in shards of several splits.
+    expected = [bad[number][1] for number in (0, 1, 16, 3, 2)]
+    assert [row["reason"] for row in dropped_rows()] == expected
+    assert [row["source"] for row in dropped_rows()] == ["mine/manifest.jsonl"] * 2 + ["mine/more.jsonl"] * 3
+    (shown,) = report["examples"][bad[2][1]]
+    assert shown.items() <= dropped_rows()[-1].items() and shown["detail"]
 
 
 def test_an_unknown_key_stops_before_any_audio(params):

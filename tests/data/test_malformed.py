@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from blsp.data import audio, corpus, places, shards
+from blsp.data import audio, places, shards
 from blsp.data.index import load_index
 from blsp.data.records import SPLITS
 from blsp.data.sources import rows
 from blsp.errors import BlspError
-from blsp.params import Execution, Source, load_params
-from tests.data.sources.trees import FORMATS
+from blsp.params import Source, load_params
+from tests.data.sources.trees import FORMATS, pack_all
 from tests.trained import PARAMS
 
 RATE_HZ = 16_000
@@ -73,7 +73,7 @@ class Mine:
 
 def packed(source, folder, **changes):
     settings = load_params(PARAMS).corpus.model_copy(update=changes)
-    return corpus.pack(lambda: rows(source, None), settings, Execution(processes=1), folder)
+    return pack_all(settings, lambda: rows(source, None), folder=folder)
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from blsp.data import corpus, recogniser, shards
 from blsp.data.records import SPLITS, Utterance, Waveform
 from blsp.errors import BlspError
 from blsp.miniature.speech_model import END, NO_TIMESTAMPS, START, _train_tokenizer
-from blsp.params import Execution, load_params
+from blsp.params import load_params
+from tests.data.sources.trees import pack_all
 from tests.tiny import SECOND
 from tests.trained import PARAMS
 
@@ -82,10 +83,11 @@ def test_a_row_whose_transcript_is_not_what_is_heard_is_dropped_with_both_texts(
     wrong = ("open the door", "close that window please")
     right = ("shut the window", "Shut the window, Ann!")
     source = functools.partial(rows, wrong, right)
-    report = corpus.pack(source, settings(whisper), Execution(processes=1), tmp_path / "corpus")
+    report = pack_all(settings(whisper), source, folder=tmp_path / "corpus")
     assert report["dropped_rows"] == [
         {
             "id": "row3",
+            "source": "miniature",
             "reason": "recogniser_disagrees",
             "detail": "word error rate 1.00, more than 0.5: 'close that window please', heard as 'open the door'",
         }
@@ -93,7 +95,7 @@ def test_a_row_whose_transcript_is_not_what_is_heard_is_dropped_with_both_texts(
     assert (report["rows_in"], report["rows_kept"]) == (5, 4)
     kept = [cut.id for cut in shards.load_cuts("train", corpus_dir=tmp_path / "corpus")]
     assert kept == ["row0", "row4"]
-    alone = corpus.pack(source, settings(whisper, max_recogniser_wer=1.0), Execution(processes=1), tmp_path / "other")
+    alone = pack_all(settings(whisper, max_recogniser_wer=1.0), source, folder=tmp_path / "other")
     assert alone["rows_kept"] == 5
 
 
@@ -140,7 +142,7 @@ def test_a_language_is_told_where_the_model_knows_it(whisper):
 def test_what_is_no_recogniser_is_one_message(whisper, tmp_path, pins):
     def refused(message, **changes):
         with pytest.raises(BlspError, match=message):
-            corpus.pack(rows, settings(whisper, **changes), Execution(processes=1), tmp_path / "corpus")
+            pack_all(settings(whisper, **changes), rows, folder=tmp_path / "corpus")
         assert not (tmp_path / "corpus").exists()
 
     refused("corpus.recogniser: nowhere: no such folder; name a folder with a Whisper", recogniser="nowhere")

@@ -83,7 +83,8 @@ def test_sentences_are_as_the_normaliser_leaves_them(split):
 def test_the_llm_is_taught_the_instructions_of_the_params():
     params = load_params(PARAMS)
     taught = set(itertools.chain.from_iterable(INSTRUCTIONS.values()))
-    assert taught >= {*params.continuations.behaviours.values(), *params.evaluate.tasks.values()}
+    asked = [line for behaviour in params.continuations.behaviours.values() for line in behaviour.instructions]
+    assert taught >= {*asked, *params.evaluate.tasks.values()}
 
 
 def test_asking_for_more_sentences_than_there_are_says_so(monkeypatch):

@@ -41,14 +41,40 @@ def test_a_step_is_the_same_whichever_was_asked_for_before():
     assert forward[:4] != forward[4:8]
 
 
-def test_behaviours_come_in_their_shares_and_only_where_they_were_written():
-    plan = Plan(small(lacks={3, 4}), {"a": 0.9, "b": 0.1}, 5, seed=1)
-    drawn = [choice for step in range(400) for choice in plan.batch(step)]
-    assert all(c.behaviour == "b" for c in drawn if c.row in {3, 4})
-    counts = Counter(c.behaviour for c in drawn if c.row not in {3, 4})
-    assert 0.07 < counts["b"] / counts.total() < 0.13
-    only = Plan(small(lacks={3, 4}), {"a": 1.0, "b": 0.0}, 5, seed=1)
-    assert {c.row for step in range(2) for c in only.batch(step)} == set(range(10)) - {3, 4}
+def drawn_shares(has, shares, epochs=40):
+    """How often each behaviour is drawn where `has` says, by behaviour, which rows have it."""
+    targets = {name: np.where(rows, 4, 0) for name, rows in has.items()}
+    rows = len(next(iter(has.values())))
+    plan = Plan(Sizes(np.full(rows, 10), targets, targets, 0.1), shares, 50, seed=1)
+    drawn = [choice for step in range(epochs * plan.batches_per_epoch) for choice in plan.batch(step)]
+    assert all(has[choice.behaviour][choice.row] for choice in drawn), "only where it was written"
+    assert len({choice.row for choice in drawn}) * epochs == len(drawn), "all others once an epoch"
+    counts = Counter(choice.behaviour for choice in drawn)
+    return {name: counts[name] / len(drawn) for name in has}
+
+
+def test_behaviours_come_in_their_shares_wherever_they_were_written():
+    everywhere, fifth = np.full(500, True), np.arange(500) % 5 == 0
+    shares = {"a": 0.9, "b": 0.1}
+    for has in (
+        {"a": everywhere, "b": everywhere},
+        {"a": everywhere, "b": fifth},
+        {"a": ~fifth | (np.arange(500) < 400), "b": fifth},
+    ):
+        assert drawn_shares(has, shares) == pytest.approx(shares, abs=0.01)
+    three = {"a": everywhere, "b": fifth, "c": np.arange(500) % 3 == 0}
+    assert drawn_shares(three, {"a": 0.7, "b": 0.1, "c": 0.2}) == pytest.approx(
+        {"a": 0.7, "b": 0.1, "c": 0.2}, abs=0.01
+    )
+
+
+def test_what_was_written_too_seldom_is_drawn_wherever_it_was():
+    some = np.arange(500) % 20 == 0
+    assert drawn_shares({"a": np.full(500, True), "b": some}, {"a": 0.9, "b": 0.1})["b"] == pytest.approx(
+        0.05, abs=1e-3
+    )
+    only = drawn_shares({"a": ~some, "b": some}, {"a": 1.0, "b": 0.0})
+    assert only == {"a": 1.0, "b": 0.0}
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])

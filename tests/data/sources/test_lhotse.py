@@ -10,13 +10,13 @@ import soundfile
 from lhotse import AudioSource, CutSet, MonoCut, MultiCut, Recording, SupervisionSegment
 from lhotse.cut import PaddingCut
 
-from blsp.data import corpus, shards
+from blsp.data import shards
 from blsp.data.audio import load
 from blsp.data.records import SPLITS, Dropped, Unusable, Utterance, Waveform
 from blsp.data.sources.lhotse import read
 from blsp.errors import BlspError
-from blsp.params import Execution, load_params
-from tests.data.sources.trees import packed
+from blsp.params import load_params
+from tests.data.sources.trees import pack_all, packed
 from tests.trained import PARAMS
 
 RATE_HZ = 8_000
@@ -235,8 +235,8 @@ def test_a_packed_corpus_is_a_source_and_packs_to_the_same(tmp_path, monkeypatch
                 source="made",
             )
 
-    corpus.pack(made, settings, Execution(processes=1), "first")
-    report = corpus.pack(lambda: read(tmp_path / "first"), settings, Execution(processes=1), "second")
+    pack_all(settings, made, folder="first")
+    report = pack_all(settings, lambda: read(tmp_path / "first"), folder="second")
     assert report["normalizers"] == {"whisper_basic": {"rows": 9, "version": f"whisper-normalizer {VERSION}"}}
     assert (report["rows_in"], report["rows_kept"]) == (9, 9)
     for split in SPLITS:

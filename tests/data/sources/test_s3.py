@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from blsp.data import audio, corpus, places, shards
+from blsp.data import audio, places, shards
 from blsp.data.records import SPLITS, Unusable
 from blsp.data.sources import rows
 from blsp.errors import BlspError
-from blsp.params import Execution, Source, load_params
+from blsp.params import Source, load_params
+from tests.data.sources.trees import pack_all
 from tests.trained import PARAMS
 
 RATE_HZ = 8_000
@@ -161,7 +162,7 @@ def manifest(folder, count=6):
 
 def packed(source, name):
     settings = load_params(PARAMS).corpus.model_copy(update={"sampling_rate_hz": RATE_HZ})
-    return corpus.pack(lambda: rows(source, None), settings, Execution(processes=1), name)
+    return pack_all(settings, lambda: rows(source, None), folder=name)
 
 
 def contents(folder):

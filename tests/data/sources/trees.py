@@ -4,8 +4,9 @@ from pathlib import Path
 
 import soundfile
 
-from blsp.data import corpus
+from blsp.data import corpus, shards
 from blsp.data.audio import resample
+from blsp.data.drops import DROPPED, read_drops
 from blsp.miniature.synthesis import SAMPLING_RATE_HZ, Prosody, speak
 from blsp.params import load_params
 
@@ -26,11 +27,21 @@ def spoken(path: Path, text: str, sampling_rate_hz: int = 16_000) -> None:
     soundfile.write(path, samples, sampling_rate_hz, **FORMATS[path.suffix])
 
 
+def pack_all(settings, *reads, folder: str | Path = shards.CORPUS_DIR) -> dict:
+    """The report of the stage `corpus` on what these functions read, with `dropped_rows`."""
+    report = corpus.pack(reads, settings, load_params(REPO / "params.yaml").execution, folder)
+    report["dropped_rows"] = list(read_drops(Path(folder) / DROPPED))
+    return report
+
+
 def packed(read, place: Path, folder: Path, **settings) -> dict:
-    """The report of the stage `corpus` on one source, whose shards are then in `folder`; each row is accounted for."""
+    """The report of the stage `corpus` on one source, with `dropped_rows`; its shards are then in `folder`.
+
+    Each row is accounted for.
+    """
     params = load_params(REPO / "params.yaml")
     settings = params.corpus.model_copy(update=settings)
-    report = corpus.pack(lambda: read(place), settings, params.execution, folder)
+    report = pack_all(settings, lambda: read(place), folder=folder)
     ids = [row.id for row in read(place)]
     assert ids == [row.id for row in read(place)]
     assert len(ids) == report["rows_in"] == report["rows_kept"] + len(report["dropped_rows"])

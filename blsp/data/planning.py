@@ -1,0 +1,125 @@
+"""Which rows go into which shard: two readings of the sources say where speakers and sentences belong, a third plans.
+
+No audio is read. Memory holds a number a row, one a speaker, and the held-out sentences.
+"""
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from blsp.data import splits, text
+from blsp.data.packing import ShardRows
+from blsp.data.records import SPLITS, Dropped, Row, Unusable, Utterance, quoted
+from blsp.params import Corpus
+
+Source = Callable[[], Iterator[Row]]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What two readings of the sources found."""
+
+    rows_in: tuple[int, ...]
+    """The rows of each source."""
+    speakers: splits.SpeakerSplits
+    held_out: splits.HeldOutSentences
+    repeated_ids: frozenset[int]
+    """Hashes of the ids that may not be one row's alone."""
+    rows_written: "Counter[text.Normalizer]"
+    """How many transcripts each normaliser wrote."""
+
+    def normalizers(self) -> dict[str, dict[str, Any]]:
+        """For the report: by normaliser its rows and its version."""
+        return {
+            name: {"rows": rows, "version": text.normalizer_version(name)}
+            for name, rows in sorted(self.rows_written.items())
+        }
+
+
+def survey(sources: Sequence[Source], settings: Corpus) -> Survey:
+    """What is to be known of all rows before the first can be placed. Each source gives the same rows each time."""
+    rows_in, hashes = [0] * len(sources), array("q")
+
+    def counted() -> Iterator[Row]:
+        for number, source in enumerate(sources):
+            for row in source():
+                rows_in[number] += 1
+                if isinstance(row, Utterance):
+                    hashes.append(hash(row.id))
+                yield row
+
+    speakers = splits.assign_speakers(counted(), settings.dev_share, settings.test_share)
+    values, counts = np.unique(np.array(hashes, dtype=np.int64), return_counts=True)
+    repeated = frozenset(values[counts > 1].tolist())
+    found = Survey(tuple(rows_in), speakers, splits.HeldOutSentences(), repeated, Counter())
+    for row in _worded(sources, settings, found.repeated_ids):
+        if isinstance(row, Utterance):
+            found.held_out.add(row.text, speakers.of(row))
+            found.rows_written[text.normalizer_of(row.language, settings.normalizer)] += 1
+    return found
+
+
+def plan(
+    sources: Sequence[Source],
+    settings: Corpus,
+    found: Survey,
+    unwanted: Mapping[str, Dropped],
+    drop: Callable[[int, Dropped], None],
+) -> Iterator[ShardRows]:
+    """The shards to be, each as soon as its rows are known.
+
+    `drop` is called for rows that get into none, with their places in the source, in order; `unwanted` are rows by
+    their ids that their shards are to leave out.
+    """
+    waiting: dict[str, list[tuple[int, Utterance]]] = {split: [] for split in SPLITS}
+    numbers = dict.fromkeys(SPLITS, 0)
+    repeats = splits.SentenceCounts()
+
+    def shard(split: str) -> ShardRows:
+        places, utterances = zip(*waiting[split], strict=True)
+        of_these = {row.id: unwanted[row.id] for row in utterances if row.id in unwanted}
+        made = ShardRows(split, numbers[split], utterances, places, of_these)
+        waiting[split], numbers[split] = [], numbers[split] + 1
+        return made
+
+    for place, row in enumerate(_worded(sources, settings, found.repeated_ids)):
+        if not isinstance(row, Utterance):
+            drop(place, row)
+            continue
+        split = found.speakers.of(row)
+        if other := found.held_out.elsewhere(row.text, split):
+            detail = f"{quoted(row.text)}, {split} here, is also in {other}"
+            drop(place, Dropped(row.id, "sentence_in_other_split", detail))
+            continue
+        if settings.max_rows_per_sentence and repeats.add(row.text, split) > settings.max_rows_per_sentence:
+            detail = f"{quoted(row.text)} is in {split} {settings.max_rows_per_sentence} times already"
+            drop(place, Dropped(row.id, "sentence_repeated", detail))
+            continue
+        waiting[split].append((place, row))
+        if len(waiting[split]) == settings.shard_size:
+            yield shard(split)
+    for split in SPLITS:
+        if waiting[split]:
+            yield shard(split)
+
+
+def _worded(sources: Iterable[Source], settings: Corpus, repeated_ids: frozenset[int]) -> Iterator[Row]:
+    """The rows in order, their transcripts normalised; those without words and repeated ids as Dropped."""
+    seen: set[str] = set()
+    for row in (row for source in sources for row in source()):
+        if isinstance(row, Utterance):
+            if row.id in seen:
+                row = Dropped(row.id, "duplicate_id", "an earlier row has this id; give each its own, or none")
+            else:
+                if hash(row.id) in repeated_ids:
+                    seen.add(row.id)
+                try:
+                    normalizer = text.normalizer_of(row.language, settings.normalizer)
+                    row = replace(row, text=text.normalise(row.text, normalizer))
+                except Unusable as fault:
+                    row = Dropped(row.id, fault.reason, str(fault))
+        yield row
