@@ -230,6 +230,22 @@ def test_a_missing_key_is_refused(tmp_path, key):
             "corpus: dev_share 0.4 and test_share 0.6 leave nothing to train on; together they must be less than 1",
         ),
         (
+            [("corpus/max_recogniser_wer", 0.5)],
+            "corpus: recogniser and max_recogniser_wer are given together or not at all; recogniser is null",
+        ),
+        (
+            [("corpus/recogniser", "models/whisper")],
+            "corpus: recogniser and max_recogniser_wer are given together or not at all; max_recogniser_wer is null",
+        ),
+        (
+            [("corpus/recogniser_revision", COMMIT)],
+            "corpus: recogniser_revision is given, but recogniser is null; name the checkpoint on the hub",
+        ),
+        (
+            [("corpus/sources/0/audio_root", "/clips")],
+            "corpus.sources.0: audio_root must be null for miniature, whose audio lies where its path says",
+        ),
+        (
             [("backbones/source", "hub")],
             "backbones: where source is hub, speech_name must be owner/name on the hub; found null",
         ),

@@ -251,7 +251,7 @@ def test_it_packs_and_keeps_no_copy(tmp_path, monkeypatch, home):
     monkeypatch.chdir(tmp_path)
     for split, words in (("train", {0: "lamp", 1: "door"}), ("test", {2: "window"})):
         rows = [{"sentence": word, "audio": {"bytes": wav(seed), "path": None}} for seed, word in words.items()]
-        rows += [{"sentence": None}, {"sentence": "broken off", "audio": {"bytes": wav(9)[:9000], "path": None}}]
+        rows += [{"sentence": None}, {"sentence": f"broken {split}", "audio": {"bytes": wav(9)[:9000], "path": None}}]
         parquet(tmp_path / "mine" / f"{split}.parquet", rows, **TEXT)
     report = packed(read, tmp_path / "mine", tmp_path / "corpus", sampling_rate_hz=RATE_HZ)
     assert (report["rows_in"], report["rows_kept"]) == (7, 3)

@@ -1,3 +1,4 @@
+import functools
 import gzip
 import json
 import pickle
@@ -131,7 +132,7 @@ def test_split_comes_from_the_cut_else_from_the_nearest_name(tmp_path):
     named = cut("3", audio, spoken("named"), split="validation")
     write(tmp_path / "x" / "test.other" / "cuts.jsonl", named, cut("4", audio, spoken("in-test")))
     write(tmp_path / "x" / "zoo" / "cuts.jsonl", cut("5", audio, spoken("nowhere")))
-    found = {row.id: row.split for row in read(tmp_path / "x")}
+    found = {row.id: row.split for row in read(tmp_path / "x", tmp_path)}
     expected = {"in-dev": "dev", "in-train": "train", "named": "dev", "in-test": "test", "nowhere": None}
     assert found == expected and list(found) == list(expected)
 
@@ -182,9 +183,11 @@ def test_every_supervision_is_packed_or_dropped(tmp_path):
         for n, name in enumerate(SPLITS)
     ]
     audio = recording(folder, "a")
-    cuts += [cut("none", audio), cut("again", audio, spoken("s0")), cut("loud", audio, spoken("n", text="[music]"))]
-    cuts += [cut("beyond", audio, spoken("b", 1.5, 3)), cut("lost", recording(folder, "lost"), spoken("l"))]
-    cuts += [cut("outside", recording(tmp_path, "outside"), spoken("o"))]
+    train = functools.partial(cut, split="train")
+    cuts += [train("none", audio), train("again", audio, spoken("s0", text="again"))]
+    cuts += [train("noise", audio, spoken("n", text="[music]")), train("far", audio, spoken("b", 1.5, 3, text="far"))]
+    cuts += [train("lost", recording(folder, "lost"), spoken("l", text="lost"))]
+    cuts += [train("outside", recording(tmp_path, "outside"), spoken("o", text="outside"))]
     path = write(folder / "cuts.jsonl", *cuts)
     (folder / "lost.wav").unlink()
     with path.open("a") as stream:
