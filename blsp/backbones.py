@@ -1,6 +1,7 @@
 """The `backbones` stage: the two frozen models, resolved, pinned by SHA-256, and loaded by those pins."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,27 +52,40 @@ def llm_pin() -> dict[str, Any]:
     return pins()["llm"]
 
 
-def load_llm() -> tuple[Any, Any]:
-    """The frozen chat LLM, in evaluation mode, and its tokenizer."""
+def load_llm(found: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
+    """The frozen chat LLM, in evaluation mode, where it can compute best, and its tokenizer.
+
+    `found` are pins as `pins` gives them, where they are not those of the working directory.
+    """
     from transformers import AutoModelForCausalLM
 
     from blsp.model.decoding import check_llm
     from blsp.model.pinning import backbone_source
 
-    name, revision = backbone_source(pins(), "llm")
-    model = AutoModelForCausalLM.from_pretrained(name, revision=revision, use_safetensors=True)
+    found = found or pins()
+    name, revision = backbone_source(found, "llm")
+    model = AutoModelForCausalLM.from_pretrained(
+        name, revision=revision, use_safetensors=True, device_map=device_map()
+    )
     model.requires_grad_(False).eval()
     check_llm(model)
-    return model, load_tokenizer()
+    return model, load_tokenizer(found)
 
 
-def load_tokenizer() -> Any:
-    """The chat LLM's tokenizer, which has a padding token and a chat template."""
+def device_map() -> str | None:
+    """For from_pretrained: the first accelerator, and the next ones where a model is larger than that; else the CPU."""
+    import torch
+
+    return "sequential" if torch.accelerator.is_available() else None
+
+
+def load_tokenizer(found: Mapping[str, Any] | None = None) -> Any:
+    """The chat LLM's tokenizer, which has a padding token and a chat template; `found` as for `load_llm`."""
     from transformers import AutoTokenizer
 
     from blsp.model.pinning import backbone_source
 
-    name, revision = backbone_source(pins(), "llm")
+    name, revision = backbone_source(found or pins(), "llm")
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -87,7 +101,9 @@ def load_speech_model() -> tuple[Any, Any, Any]:
     from blsp.model.pinning import backbone_source
 
     name, revision = backbone_source(pins(), "speech")
-    model = WhisperForConditionalGeneration.from_pretrained(name, revision=revision, use_safetensors=True)
+    model = WhisperForConditionalGeneration.from_pretrained(
+        name, revision=revision, use_safetensors=True, device_map=device_map()
+    )
     model.requires_grad_(False).eval()
     extractor = WhisperFeatureExtractor.from_pretrained(name, revision=revision)
     return model, extractor, WhisperTokenizer.from_pretrained(name, revision=revision)

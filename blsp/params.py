@@ -14,6 +14,7 @@ PARAMS_FILE = "params.yaml"
 
 COMMIT = "^[0-9a-f]{40}$"
 NAME = "^[a-z][a-z0-9_]*$"
+LANGUAGE = "^(transcript|[a-z]{2,3})$"
 SERVER_URL = "^https?://[^@/]+(/[^@]*)?/v1$"
 
 Count = Annotated[int, Field(gt=0)]
@@ -155,27 +156,35 @@ class Corpus(Record):
 
 class Execution(Record):
     processes: Count
+    prompts_at_once: Count
+    server_url: Annotated[str, Field(pattern=SERVER_URL)] | None
+    timeout_s: Positive
+
+
+class Behaviour(Record):
+    instructions: Annotated[list[Instruction], Field(min_length=1)]
+    share: Annotated[float, Field(gt=0, le=1)]
+    answer: Literal["new", "copy", "any"]
+    language: Annotated[str, Field(pattern=LANGUAGE)] | None
+
+
+class AnswerQuality(Record):
+    copy_distance: Share
+    max_repeated_tokens: Count
+    language_confidence: Share
 
 
 class Continuations(Record):
     engine: Literal["transformers", "openai"]
-    server_url: Annotated[str, Field(pattern=SERVER_URL)] | None
     server_model: Annotated[str, Field(min_length=1)] | None
-    concurrency: Count
-    timeout_s: Positive
-    batch_size: Count
     max_new_tokens: Count
     max_prompt_tokens: Count
     top_logprobs: Annotated[int, Field(ge=0)]
-    behaviours: Annotated[dict[FieldName, Instruction], Field(min_length=1)]
+    behaviours: Annotated[dict[FieldName, Behaviour], Field(min_length=1)]
+    quality: AnswerQuality
 
     @model_validator(mode="after")
-    def engine_has_what_it_needs(self) -> Self:
-        for key in ("server_url", "server_model"):
-            value = getattr(self, key)
-            if (self.engine == "openai") == (value is None):
-                wanted = "must be given" if value is None else "must be null"
-                raise ValueError(f"where engine is {self.engine}, {key} {wanted}; found {_shown(value)}")
+    def servers_give_no_distribution(self) -> Self:
         if self.engine == "openai" and self.top_logprobs:
             raise ValueError(
                 f"top_logprobs must be 0 where engine is openai: servers give log-probabilities by the text of tokens, "
@@ -278,6 +287,18 @@ class Params(Record):
     execution: Execution
 
     @model_validator(mode="after")
+    def engine_has_what_it_needs(self) -> Self:
+        engine = self.continuations.engine
+        for key, value in (
+            ("continuations.server_model", self.continuations.server_model),
+            ("execution.server_url", self.execution.server_url),
+        ):
+            if (engine == "openai") == (value is None):
+                wanted = "must be given" if value is None else "must be null"
+                raise ValueError(f"where continuations.engine is {engine}, {key} {wanted}; found {_shown(value)}")
+        return self
+
+    @model_validator(mode="after")
     def shares_name_behaviours(self) -> Self:
         for name in self.train.shares:
             if name not in self.continuations.behaviours:
@@ -337,6 +358,7 @@ def _explain(fault: Any) -> str:
 _PATTERNS = {
     COMMIT: "a commit in full, 40 digits of 0-9 and a-f (a branch or tag may move)",
     SERVER_URL: "an address that ends in /v1, such as http://localhost:8000/v1, with no key in it",
+    LANGUAGE: "`transcript`, or a language's code of two or three letters, such as de",
     NAME: "a name of small letters, digits and _ that begins with a letter",
 }
 

@@ -68,12 +68,12 @@ async def _attempt(
         async with asyncio.timeout(timeout_s):
             response = await client.post(path, json=body)
     except TimeoutError:
-        raise _TransientError(f"no answer within {timeout_s:g} s (continuations.timeout_s)") from None
+        raise _TransientError(f"no answer within {timeout_s:g} s (execution.timeout_s)") from None
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         what = str(error) or f"no connection within {CONNECT_TIMEOUT_S:g} s"
         if is_first:
             raise BlspError(
-                f"no server at {_address(client)}: {what}; start it, or set continuations.server_url"
+                f"no server at {_address(client)}: {what}; start it, or set execution.server_url"
             ) from error
         raise _TransientError(f"no connection: {what}") from error
     except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
@@ -96,7 +96,7 @@ def _refusal(client: httpx.AsyncClient, path: str, response: httpx.Response, bod
     if status in (401, 403):
         state = "is not the one it wants" if os.environ.get(KEY_VARIABLE) else "is not set"
         return f"{start}; the environment variable {KEY_VARIABLE} {state}"
-    return f"{start}; asked for the model {body['model']!r} (continuations.server_model, continuations.server_url)"
+    return f"{start}; asked for the model {body['model']!r} (continuations.server_model, execution.server_url)"
 
 
 def _address(client: httpx.AsyncClient, path: str = "") -> str:

@@ -12,6 +12,7 @@ give ids beside log-probabilities, so these are left to the engine in process.
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -21,32 +22,43 @@ from blsp.continuation.http import new_client, post
 from blsp.errors import BlspError
 from blsp.model.chat import build_prompt, end_of_turn
 from blsp.model.decoding import Answer
-from blsp.params import Continuations
 
 HALF_A_CHARACTER = "\ufffd"
 PROBE = "Repeat the following text."
 
 
-def check_server(settings: Continuations, tokenizer: Any) -> None:
+@dataclass(frozen=True)
+class Server:
+    """Where the LLM is served, and how it is asked: `url` ends in /v1, `model` is the LLM's name there."""
+
+    url: str
+    model: str
+    prompts_at_once: int
+    timeout_s: float
+
+
+def check_server(server: Server, tokenizer: Any) -> None:
     """Nothing; the server has the model, lets us in, and reads a prompt as the tokenizer does.
 
     Raises BlspError where it does not, or where nobody is there.
     """
 
     async def probe() -> None:
-        async with new_client(str(settings.server_url), 1) as client:
-            await _ask(client, settings, tokenizer, build_prompt(tokenizer, PROBE, " a"), max_tokens=1, is_first=True)
+        async with new_client(server.url, 1) as client:
+            await _ask(client, server, tokenizer, build_prompt(tokenizer, PROBE, " a"), max_tokens=1, is_first=True)
 
     asyncio.run(probe())
 
 
-def ask_server(settings: Continuations, tokenizer: Any, prompts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
-    """The number of each prompt with the server's greedy answer, as they come; `concurrency` are asked at a time.
+def ask_server(
+    server: Server, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int
+) -> Iterator[tuple[int, Answer]]:
+    """The number of each prompt with the server's greedy answer, as they come.
 
     Raises BlspError where the server refuses one, or does not answer it after several attempts.
     """
     with asyncio.Runner() as runner:
-        answers = _answers(settings, tokenizer, prompts)
+        answers = _answers(server, tokenizer, prompts, max_new_tokens)
 
         async def coming() -> tuple[int, Answer] | None:
             return await anext(answers, None)
@@ -56,18 +68,18 @@ def ask_server(settings: Continuations, tokenizer: Any, prompts: Sequence[str]) 
 
 
 async def _answers(
-    settings: Continuations, tokenizer: Any, prompts: Sequence[str]
+    server: Server, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int
 ) -> AsyncIterator[tuple[int, Answer]]:
     waiting = iter(enumerate(prompts))
     asked: set[asyncio.Task[tuple[int, Answer]]] = set()
-    async with new_client(str(settings.server_url), settings.concurrency) as client:
+    async with new_client(server.url, server.prompts_at_once) as client:
 
         async def ask(row: int, prompt: str) -> tuple[int, Answer]:
-            return row, await _ask(client, settings, tokenizer, prompt, settings.max_new_tokens)
+            return row, await _ask(client, server, tokenizer, prompt, max_new_tokens)
 
         try:
             while True:
-                free = settings.concurrency - len(asked)
+                free = server.prompts_at_once - len(asked)
                 asked |= {asyncio.create_task(ask(row, prompt)) for row, prompt in islice(waiting, free)}
                 if not asked:
                     return
@@ -82,7 +94,7 @@ async def _answers(
 
 async def _ask(
     client: httpx.AsyncClient,
-    settings: Continuations,
+    server: Server,
     tokenizer: Any,
     prompt: str,
     max_tokens: int,
@@ -90,17 +102,17 @@ async def _ask(
 ) -> Answer:
     token_ids = tokenizer(prompt, add_special_tokens=False).input_ids
     body = {
-        "model": settings.server_model,
+        "model": server.model,
         "prompt": _as_sent(tokenizer, prompt, token_ids),
         "max_tokens": max_tokens,
         "temperature": 0,
         "frequency_penalty": 0,  # `transformers serve` takes a checkpoint's own repetition penalty otherwise
     }
-    answer = await post(client, "completions", body, settings.timeout_s, is_first)
+    answer = await post(client, "completions", body, server.timeout_s, is_first)
     read = answer.get("usage", {}).get("prompt_tokens", len(token_ids))
     if read != len(token_ids):
         raise BlspError(
-            f"{settings.server_url} reads {read} tokens where the pinned LLM's tokenizer reads {len(token_ids)}, in "
+            f"{server.url} reads {read} tokens where the pinned LLM's tokenizer reads {len(token_ids)}, in "
             f"{prompt!r}; serve the checkpoint that params.yaml names under backbones"
         )
     return _answer(answer["choices"][0], tokenizer, max_tokens)

@@ -160,7 +160,7 @@ class Shard:
         """The shard's cuts in order, metadata only: their audio cannot be loaded."""
         from lhotse.serialization import deserialize_item
 
-        for row in _read_jsonl_gz(self.cuts_path):
+        for row in read_jsonl_gz(self.cuts_path):
             yield deserialize_item(row)
 
     def field_path(self, behaviour: str, continuations_dir: str | Path = CONTINUATIONS_DIR) -> Path:
@@ -197,7 +197,7 @@ def write_field(
     the field. Raises BlspError for ids that are not in the shard.
     """
     path = shard.field_path(behaviour, continuations_dir)
-    ids = [row["id"] for row in _read_jsonl_gz(shard.cuts_path)]
+    ids = [row["id"] for row in read_jsonl_gz(shard.cuts_path)]
     strangers = sorted(rows.keys() - set(ids))
     if strangers:
         raise BlspError(
@@ -219,8 +219,8 @@ def read_field(
     path = shard.field_path(behaviour, continuations_dir)
     if not path.exists():
         raise BlspError(f"{path}: no such file; run `blsp continuations` first")
-    rows = list(_read_jsonl_gz(path))
-    ids = [row["id"] for row in _read_jsonl_gz(shard.cuts_path)]
+    rows = list(read_jsonl_gz(path))
+    ids = [row["id"] for row in read_jsonl_gz(shard.cuts_path)]
     if [row["cut_id"] for row in rows] != ids:
         raise BlspError(
             f"{path}: its {len(rows)} rows are not the {len(ids)} cuts of {shard.cuts_path}; "
@@ -254,7 +254,8 @@ def load_cuts(
     return CutSet.from_shar(fields=fields)
 
 
-def _read_jsonl_gz(path: Path) -> Iterator[dict[str, Any]]:
+def read_jsonl_gz(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of such a file, one at a time."""
     with gzip.open(path, "rt", encoding="utf-8") as stream:
         for line in stream:
             yield json.loads(line)

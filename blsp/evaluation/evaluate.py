@@ -36,8 +36,9 @@ def _evaluate(params: Params) -> dict[str, Any]:
     set_seed(params.train.seed)
     items = test_items()
     processor = BlspProcessor.from_pretrained(ADAPTER_DIR)
-    model = BlspForConditionalGeneration.from_pretrained(ADAPTER_DIR)
-    fresh = BlspForConditionalGeneration.from_backbones(new_config(params, processor.audio_token_id))
+    model = BlspForConditionalGeneration.from_pretrained(ADAPTER_DIR, device_map=device_map())
+    config = new_config(params, processor.audio_token_id)
+    fresh = BlspForConditionalGeneration.from_backbones(config, device_map=device_map())
     systems: dict[str, System] = {
         "text": text_system(settings),
         "cascade": cascade_system(settings, items),

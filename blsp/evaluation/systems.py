@@ -64,7 +64,7 @@ def transcribe(clips: list[Any], batch_size: int) -> list[str]:
         part = windows[start : start + batch_size]
         features = extractor(
             [window for _, window in part], sampling_rate=extractor.sampling_rate, return_tensors="pt"
-        ).input_features
+        ).input_features.to(model.device, model.dtype)
         written = tokenizer.batch_decode(model.generate(features), skip_special_tokens=True)
         for (row, _), text in zip(part, written, strict=True):
             texts[row].append(text.strip())

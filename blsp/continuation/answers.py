@@ -1,0 +1,113 @@
+"""The LLM's answers to the prompts of one shard, in a file that is named by all that decides them.
+
+A file that is there is whole, and is never written again: what a killed run has finished is kept, and a changed prompt,
+LLM, tokenizer, sampling setting or engine looks for files that are not there. What is written is the LLM's own text,
+before any rule on its quality.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+from blsp.backbones import load_llm, load_tokenizer
+from blsp.continuation import engine, openai_server, teacher
+from blsp.continuation.openai_server import Server
+from blsp.data.shards import read_jsonl_gz, write_jsonl_gz
+from blsp.model import continuous, decoding
+from blsp.model.decoding import Answer
+
+KEPT_S = 30 * 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Asker:
+    """How prompts are answered: by the LLM of `pin` in process, or by `server`."""
+
+    pin: dict[str, Any]
+    max_new_tokens: int
+    top_k: int
+    prompts_at_once: int
+    server: Server | None
+
+    def file_name(self, prompts: Sequence[str]) -> str:
+        """A digest of all that decides the answers to these prompts."""
+        server = self.server and self.server.model
+        how = [self.pin["sha256"], self.max_new_tokens, self.top_k, server, _code()]
+        return f"{hashlib.sha256(json.dumps([how, list(prompts)]).encode()).hexdigest()[:40]}.jsonl.gz"
+
+
+@dataclass(frozen=True)
+class Written:
+    """An answer and, where asked for, the LLM's most likely tokens at each of its tokens: see `teacher`."""
+
+    answer: Answer
+    top_ids: list[list[int]] | None = None
+    top_logprobs: list[list[float]] | None = None
+
+
+def answer_prompts(prompts: Sequence[str], asker: Asker, folder: Path) -> Path:
+    """The file in `folder` with the answers to these prompts, in their order; it is written where it is not there."""
+    path = folder / asker.file_name(prompts)
+    if path.is_file():
+        os.utime(path)
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    write_jsonl_gz(path, map(asdict, _written(prompts, asker)))
+    return path
+
+
+def read_answers(path: Path) -> Iterator[Written]:
+    """What `answer_prompts` wrote, in its prompts' order."""
+    for row in read_jsonl_gz(path):
+        yield Written(Answer(**row.pop("answer")), **row)
+
+
+def forget_old_answers(folder: Path) -> None:
+    """Nothing; answers that no run has asked for in KEPT_S seconds are gone."""
+    for path in folder.glob("*.jsonl.gz"):
+        if path.stat().st_mtime < time.time() - KEPT_S:
+            path.unlink(missing_ok=True)
+
+
+def _written(prompts: Sequence[str], asker: Asker) -> list[Written]:
+    if asker.server is not None:
+        tokenizer = _tokenizer(json.dumps(asker.pin))
+        by_row = dict(openai_server.ask_server(asker.server, tokenizer, prompts, asker.max_new_tokens))
+        return [Written(by_row[row]) for row in range(len(prompts))]
+    model, tokenizer = _llm(json.dumps(asker.pin))
+    by_row = dict(engine.write_answers(model, tokenizer, prompts, asker.prompts_at_once, asker.max_new_tokens))
+    answers = [by_row[row] for row in range(len(prompts))]
+    if not asker.top_k:
+        return [Written(answer) for answer in answers]
+    ids = tokenizer(list(prompts), add_special_tokens=False).input_ids
+    written = []
+    for start in range(0, len(answers), asker.prompts_at_once):
+        rows = slice(start, start + asker.prompts_at_once)
+        tops = teacher.top_logprobs(model, ids[rows], answers[rows], asker.top_k)
+        written += [Written(answer, *top) for answer, top in zip(answers[rows], tops, strict=True)]
+    return written
+
+
+# A worker answers the prompts of many shards. Pins are dictionaries, which no cache takes as they are.
+@lru_cache(maxsize=1)
+def _llm(pin: str) -> tuple[Any, Any]:
+    return load_llm({"llm": json.loads(pin)})
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(pin: str) -> Any:
+    return load_tokenizer({"llm": json.loads(pin)})
+
+
+@cache
+def _code() -> str:
+    """A digest of the code that turns prompts into tokens."""
+    modules = (engine, openai_server, teacher, continuous, decoding)
+    code = "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in modules)
+    return hashlib.sha256(code.encode()).hexdigest()

@@ -1,0 +1,109 @@
+"""What one shard is asked of one behaviour, as prompts for the LLM; and what becomes of the answers."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from blsp.continuation import quality
+from blsp.continuation.answers import Written
+from blsp.data.records import Unusable
+from blsp.data.shards import Shard
+from blsp.model.chat import build_prompt
+from blsp.params import Behaviour, Continuations
+
+
+@dataclass(frozen=True)
+class Question:
+    """One utterance and the prompt that is made of its transcript; `language` is None where nobody knows."""
+
+    id: str
+    transcript: str
+    language: str | None
+    instruction: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A shard's questions for one behaviour, and the rows that are not asked: outside its share, or dropped."""
+
+    shard: Shard
+    behaviour: str
+    questions: list[Question]
+    rows_not_asked: int
+    dropped: list[dict[str, str]]
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts, in the questions' order."""
+        return [question.prompt for question in self.questions]
+
+
+def make_sheet(shard: Shard, behaviour: str, settings: Continuations, tokenizer: Any) -> Sheet:
+    """The shard's sheet for a behaviour: which utterances it is written for, and in which words they are asked."""
+    wanted = settings.behaviours[behaviour]
+    questions, dropped, rows_not_asked = [], [], 0
+    for cut in shard.cuts():
+        if not is_asked(cut.id, behaviour, wanted):
+            rows_not_asked += 1
+            continue
+        spoken = cut.supervisions[0]
+        instruction = instruction_for(cut.id, wanted.instructions)
+        prompt = build_prompt(tokenizer, instruction, " " + spoken.text)
+        length = len(tokenizer(prompt, add_special_tokens=False).input_ids)
+        if length >= settings.max_prompt_tokens:
+            detail = f"{length} tokens, limit {settings.max_prompt_tokens}"
+            dropped.append(_dropped(cut.id, behaviour, "prompt_too_long", detail))
+        else:
+            questions.append(Question(cut.id, spoken.text, spoken.language, instruction, prompt))
+    return Sheet(shard, behaviour, questions, rows_not_asked, dropped)
+
+
+def fill_sheet(
+    sheet: Sheet, answers: Iterable[Written], settings: Continuations, pin: dict[str, Any]
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, str]]]:
+    """The rows of the sheet's field by cut id, and those that are left out, each with its reason."""
+    rows, dropped = {}, list(sheet.dropped)
+    behaviour = settings.behaviours[sheet.behaviour]
+    for question, written in zip(sheet.questions, answers, strict=True):
+        answer = written.answer
+        try:
+            quality.check(answer, question.transcript, question.language, behaviour, settings.quality)
+        except Unusable as fault:
+            dropped.append(_dropped(question.id, sheet.behaviour, fault.reason, str(fault)))
+            continue
+        rows[question.id] = {
+            "id": question.id,
+            "transcript": question.transcript,
+            "instruction": question.instruction,
+            "prompt_sha256": hashlib.sha256(question.prompt.encode()).hexdigest(),
+            "llm_revision": pin["revision"] or pin["sha256"],
+            "sampling": {"do_sample": False, "max_new_tokens": settings.max_new_tokens},
+            "token_ids": answer.token_ids,
+            "text": answer.text,
+            "finish_reason": answer.finish_reason,
+        }
+        if written.top_ids is not None:
+            rows[question.id] |= {"top_ids": written.top_ids, "top_logprobs": written.top_logprobs}
+    return rows, dropped
+
+
+def is_asked(id_: str, name: str, behaviour: Behaviour) -> bool:
+    """Whether the behaviour is written for this utterance. A larger share asks for more, and for the same ones."""
+    return _draw(name, id_) < behaviour.share
+
+
+def instruction_for(id_: str, instructions: Sequence[str]) -> str:
+    """The one of the instructions that this utterance gets; one more instruction takes utterances from all alike."""
+    return max(instructions, key=lambda instruction: _draw(instruction, id_))
+
+
+def _draw(*what: str) -> float:
+    """A number from 0 to 1, always the same for the same texts."""
+    digest = hashlib.sha256("\0".join(what).encode()).digest()
+    return int.from_bytes(digest[:6]) / 2**48
+
+
+def _dropped(id_: str, behaviour: str, reason: str, detail: str) -> dict[str, str]:
+    return {"id": id_, "behaviour": behaviour, "reason": reason, "detail": detail}
