@@ -115,8 +115,8 @@ def our_batch(
         prefix=torch.ones(len(micro), dtype=torch.long),
         targets=targets,
         utterance=utterance,
-        top_ids=torch.arange(TOP_K).expand(len(targets), -1),
-        top_logprobs=torch.full((len(targets), TOP_K), -4.0),
+        kept_ids=torch.arange(TOP_K).expand(len(targets), -1),
+        kept_logprobs=torch.full((len(targets), TOP_K), -4.0),
         audio={"frames": pad_sequence(clips, batch_first=True), "counts": torch.tensor(counts)},
         audio_s=sum(u.seconds for u in micro),
     ).to(model.device)

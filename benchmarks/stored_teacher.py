@@ -1,13 +1,13 @@
-"""What a stored teacher loses: the loss and its gradient from K stored tokens, against the live teacher's.
+"""What a stored teacher loses: the loss and its gradient from what is stored, against the live teacher's.
 
     python -m benchmarks.stored_teacher [--utterances 400]
 
 Run in a workspace whose adapter is trained (`make demo`): the dev split, the trained adapter and a fresh one. `loss`
-and `norm` are the stored teacher's over the live one's, `cosine` is between the two gradients of the adapter, a mean
-over batches. Beside what `train.teacher: stored` does (`top`), two estimators that store more: `rest` knows each
-position's normaliser at the training temperature, so that the rest has its true mass there; `sampled` spends half of
-its K tokens on draws from what is not among the K/2 most likely ones, which makes loss and gradient unbiased. The
-last line is JSON; what it said, and when, is in benchmarks/LOG.md.
+and `norm` are the stored teacher's over the live one's, `cosine` is between the two gradients of the adapter, means
+over batches; `whole_norm` and `whole_cosine` are of the gradient over all batches. `stored` is what `train.teacher:
+stored` does with K likeliest tokens and K draws; `top` is what it did before: K likeliest tokens at temperature 1, the
+rest lumped together. benchmarks.stored_teacher_tails has large vocabularies. The last line is JSON; what it said, and
+when, is in benchmarks/LOG.md.
 
 Axes: N tokens to predict, K tokens kept, V vocabulary.
 """
@@ -24,15 +24,16 @@ from typing import Any
 import torch
 from torch.nn.functional import log_softmax
 
+from blsp.continuation.teacher import keep
 from blsp.data.batches import evaluation_batches
 from blsp.model import BlspForConditionalGeneration, BlspProcessor
 from blsp.model.responses import Prompted
 from blsp.params import load_params
 from blsp.training.examples import Batch, Collator
-from blsp.training.objective import AlignmentObjective
+from blsp.training.objective import AlignmentObjective, kd_loss
 from blsp.training.train import ADAPTER_DIR, new_config
 
-STORED_TOKENS = (1, 5, 20, 50, 100)
+STORED_TOKENS = (5, 20, 50)
 Loss = Callable[[Batch], torch.Tensor]
 
 
@@ -52,41 +53,30 @@ def student_logits(model: BlspForConditionalGeneration, batch: Batch) -> torch.T
 def top_loss(
     model: BlspForConditionalGeneration, teacher: torch.Tensor, k: int, temperature: float, batch: Batch
 ) -> Any:
-    """As training computes it from stored log-probabilities, which are rounded as they are on disk."""
+    """As training computed it before: K + 1 outcomes, the rest lumped before the temperature."""
+    return lumped_kd_loss(student_logits(model, batch), teacher, k, temperature)
+
+
+def lumped_kd_loss(student: torch.Tensor, teacher: torch.Tensor, k: int, temperature: float) -> torch.Tensor:
+    """The sum of KL on the teacher's K most likely tokens and "any other"; logits (N, V)."""
     top = log_softmax(teacher, -1).topk(k)
-    stored = replace(batch, top_ids=top.indices, top_logprobs=(top.values * 1e5).round() / 1e5)
+    p, q = (
+        torch.cat([some, torch.log1p(-some.exp().sum(-1, keepdim=True).clamp(max=1 - 1e-6))], -1)
+        for some in (top.values, log_softmax(student, -1).gather(-1, top.indices))
+    )
+    return kd_loss(q, p, temperature)
+
+
+def stored_loss(
+    model: BlspForConditionalGeneration, teacher: torch.Tensor, k: int, temperature: float, batch: Batch
+) -> Any:
+    """As training computes it from what is kept, rounded as it is on disk."""
+    ids, logprobs = keep(teacher, k, temperature, torch.rand(len(teacher), k))
+    stored = replace(batch, kept_ids=ids, kept_logprobs=(logprobs * 1e5).round() / 1e5)
     return AlignmentObjective(model, "kd", temperature, "stored")(stored)
 
 
-def rest_loss(
-    model: BlspForConditionalGeneration, teacher: torch.Tensor, k: int, temperature: float, batch: Batch
-) -> Any:
-    """KL of the tempered distributions on K + 1 outcomes: the rest is lumped after the temperature, not before."""
-    top = log_softmax(teacher / temperature, -1).topk(k)
-    student = log_softmax(student_logits(model, batch) / temperature, -1).gather(-1, top.indices)
-    p, q = (
-        torch.cat([x, torch.log1p(-x.exp().sum(-1, keepdim=True).clamp(max=1 - 1e-6))], -1)
-        for x in (top.values, student)
-    )
-    return (p.exp() * (p - q)).sum() * temperature**2
-
-
-def sampled_loss(
-    model: BlspForConditionalGeneration, teacher: torch.Tensor, k: int, temperature: float, batch: Batch
-) -> Any:
-    """KL whose terms beyond the K/2 most likely tokens are estimated from K - K/2 draws among the others."""
-    p = log_softmax(teacher / temperature, -1)
-    q = log_softmax(student_logits(model, batch) / temperature, -1)
-    top = p.topk(k - k // 2).indices
-    tail = p.exp().scatter(-1, top, 0.0).clamp(min=1e-30)
-    drawn = torch.multinomial(tail, max(k // 2, 1), replacement=True, generator=torch.Generator().manual_seed(0))
-    terms = (p.exp() * (p - q)).gather(-1, top).sum() + (tail.sum(-1, keepdim=True) * (p - q).gather(-1, drawn)).mean(
-        -1
-    ).sum()
-    return terms * temperature**2
-
-
-ESTIMATORS = {"top": top_loss, "rest": rest_loss, "sampled": sampled_loss}
+ESTIMATORS = {"top": top_loss, "stored": stored_loss}
 
 
 def loss_and_gradient(model: BlspForConditionalGeneration, loss: Loss, batch: Batch) -> tuple[float, torch.Tensor]:
@@ -103,21 +93,32 @@ def compare(
     model: BlspForConditionalGeneration, batches: list[Batch], temperature: float
 ) -> dict[str, dict[str, float]]:
     """For the live teacher nats a token, and for each estimator and K how it compares."""
-    live_loss, tokens = 0.0, 0
+    live_loss, tokens, whole = 0.0, 0, torch.zeros(())
+    wholes: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(()))
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for batch in batches:
         with torch.no_grad():
             teacher = logits(model, batch.written, None)
         live, expected = loss_and_gradient(model, AlignmentObjective(model, "kd", temperature, "live"), batch)
         live_loss, tokens = live_loss + live, tokens + len(batch.targets)
+        whole = whole + expected
         for (name, estimator), k in itertools.product(ESTIMATORS.items(), STORED_TOKENS):
             value, found = loss_and_gradient(model, partial(estimator, model, teacher, k, temperature), batch)
             row = sums[f"{name}_{k}"]
             row["loss"] += value
+            wholes[f"{name}_{k}"] = wholes[f"{name}_{k}"] + found
             row["cosine"] += torch.cosine_similarity(found, expected, dim=0).item() / len(batches)
             row["norm"] += (found.norm() / expected.norm()).item() / len(batches)
-    figures = {name: {**row, "loss": row["loss"] / live_loss} for name, row in sums.items()}
-    return {"live": {"nats_a_token": live_loss / tokens / temperature**2}, **figures}
+    figures = {
+        name: {
+            **row,
+            "loss": row["loss"] / live_loss,
+            "whole_cosine": torch.cosine_similarity(wholes[name], whole, dim=0).item(),
+            "whole_norm": (wholes[name].norm() / whole.norm()).item(),
+        }
+        for name, row in sums.items()
+    }
+    return {"live": {"tokens": tokens, "nats_a_token": live_loss / tokens / temperature**2}, **figures}
 
 
 @torch.no_grad()

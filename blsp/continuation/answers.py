@@ -27,28 +27,34 @@ KEPT_S = 30 * 24 * 3600.0
 
 @dataclass(frozen=True)
 class Asker:
-    """How prompts are answered: by the LLM of `pin` in process, or by `server`."""
+    """How prompts are answered: by the LLM of `pin` in process, or by `server`.
+
+    With each token `top_k` most likely ones are kept at `temperature`, and as many of the others: see `teacher`.
+    """
 
     pin: dict[str, Any]
     max_new_tokens: int
     top_k: int
+    temperature: float
     prompts_at_once: int
     server: Server | None
 
     def file_name(self, prompts: Sequence[str]) -> str:
         """A digest of all that decides the answers to these prompts."""
         server = self.server and self.server.model
-        how = [self.pin["sha256"], self.max_new_tokens, self.top_k, server, _code()]
+        kept = self.top_k and [self.top_k, self.temperature]
+        how = [self.pin["sha256"], self.max_new_tokens, kept, server, _code()]
         return f"{hashlib.sha256(json.dumps([how, list(prompts)]).encode()).hexdigest()[:40]}.jsonl.gz"
 
 
 @dataclass(frozen=True)
 class Written:
-    """An answer and, where asked for, the LLM's most likely tokens at each of its tokens: see `teacher`."""
+    """An answer and, where asked for, what is kept of the LLM's distribution at each of its tokens: see `teacher`."""
 
     answer: Answer
-    top_ids: list[list[int]] | None = None
-    top_logprobs: list[list[float]] | None = None
+    kept_ids: list[list[int]] | None = None
+    kept_logprobs: list[list[float]] | None = None
+    kept_temperature: float | None = None
 
 
 def answer_prompts(prompts: Sequence[str], asker: Asker, folder: Path) -> Path:
@@ -89,8 +95,8 @@ def _written(prompts: Sequence[str], asker: Asker) -> list[Written]:
     written = []
     for start in range(0, len(answers), asker.prompts_at_once):
         rows = slice(start, start + asker.prompts_at_once)
-        tops = teacher.top_logprobs(model, ids[rows], answers[rows], asker.top_k)
-        written += [Written(answer, *top) for answer, top in zip(answers[rows], tops, strict=True)]
+        kept = teacher.kept_logprobs(model, ids[rows], answers[rows], asker.top_k, asker.temperature)
+        written += [Written(answer, *own, asker.temperature) for answer, own in zip(answers[rows], kept, strict=True)]
     return written
 
 

@@ -84,8 +84,12 @@ def fill_sheet(
             "text": answer.text,
             "finish_reason": answer.finish_reason,
         }
-        if written.top_ids is not None:
-            rows[question.id] |= {"top_ids": written.top_ids, "top_logprobs": written.top_logprobs}
+        if written.kept_ids is not None:
+            rows[question.id] |= {
+                "kept_ids": written.kept_ids,
+                "kept_logprobs": written.kept_logprobs,
+                "kept_temperature": written.kept_temperature,
+            }
     return rows, dropped
 
 

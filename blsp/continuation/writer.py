@@ -75,7 +75,8 @@ def _asker(params: Params) -> Asker:
     if settings.engine == "openai":
         at_once, timeout_s = execution.prompts_at_once, execution.timeout_s
         server = Server(str(execution.server_url), str(settings.server_model), at_once, timeout_s)
-    return Asker(pin, settings.max_new_tokens, settings.top_logprobs, execution.prompts_at_once, server)
+    kept = settings.top_logprobs, params.train.temperature
+    return Asker(pin, settings.max_new_tokens, *kept, execution.prompts_at_once, server)
 
 
 def _answers_folder() -> Path:

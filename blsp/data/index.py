@@ -27,8 +27,9 @@ _WRITTEN = {
     "transcript": pa.string(),
     "instruction": pa.string(),
     "token_ids": pa.list_(pa.int32()),
-    "top_ids": pa.list_(pa.list_(pa.int32())),
-    "top_logprobs": pa.list_(pa.list_(pa.float32())),
+    "kept_ids": pa.list_(pa.list_(pa.int32())),
+    "kept_logprobs": pa.list_(pa.list_(pa.float32())),
+    "kept_temperature": pa.float64(),
 }
 
 
@@ -58,6 +59,11 @@ class SplitIndex:
         columns = (pc.struct_field(self.table[name], "instruction").unique().to_pylist() for name in self.behaviours)
         return sorted({instruction for column in columns for instruction in column if instruction is not None})
 
+    def kept_temperatures(self) -> set[float | None]:
+        """The temperatures at which the teacher's distribution was stored, None where it was not."""
+        written = (self.table[name].filter(self.table[name].is_valid()) for name in self.behaviours)
+        return {t for column in written for t in pc.struct_field(column, "kept_temperature").unique().to_pylist()}
+
     def example(self, row: int, behaviour: str) -> Example:
         """One utterance with what the LLM wrote for it; its audio is read when it is asked for."""
         written = self.table[behaviour][row].as_py()
@@ -68,8 +74,8 @@ class SplitIndex:
             transcript=written["transcript"],
             instruction=written["instruction"],
             response_ids=written["token_ids"],
-            top_ids=written["top_ids"],
-            top_logprobs=written["top_logprobs"],
+            kept_ids=written["kept_ids"],
+            kept_logprobs=written["kept_logprobs"],
         )
 
     def load_samples(self, row: int) -> np.ndarray:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from blsp.params import Train
 
 FRAMES_PER_S = 50  # of Whisper's encoder
-STORED_LOGPROBS = 32  # K of a stored teacher: its size hardly shows
+STORED_LOGPROBS = 32  # kept by a stored teacher: their number hardly shows
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,8 @@ class Stage:
         top = (targets, STORED_LOGPROBS)
         return SimpleNamespace(
             targets=torch.zeros(targets, dtype=torch.long),
-            top_ids=torch.zeros(top, dtype=torch.long),
-            top_logprobs=torch.zeros(top),
+            kept_ids=torch.zeros(top, dtype=torch.long),
+            kept_logprobs=torch.zeros(top),
         )
 
 

@@ -56,7 +56,7 @@ def continuous_greedy(
 ) -> Iterator[tuple[int, Answer]]:
     """The number of each prompt with its greedy answer, as they end; at most `batch_size` are written at a time.
 
-    Longest prompts come first. Those that join together share one pass over the tokens with which all of them begin.
+    Longest prompts come first. The tokens with which all of them begin are read once.
     """
     ends = end_token_ids(llm)
     for row, written in _written(llm, prompt_ids, batch_size, max_new_tokens, ends):
@@ -67,95 +67,96 @@ def continuous_greedy(
 def _written(
     llm: PreTrainedModel, prompt_ids: Sequence[Sequence[int]], batch_size: int, max_new_tokens: int, ends: set[int]
 ) -> Iterator[tuple[int, list[int]]]:
+    if not prompt_ids:
+        return
     waiting = deque(sorted(range(len(prompt_ids)), key=lambda row: (-len(prompt_ids[row]), row)))
-    batch = _Batch(llm, min(batch_size, len(waiting)), max(map(len, prompt_ids), default=0), max_new_tokens)
+    batch = _Batch(llm, _Reader(llm, prompt_ids), min(batch_size, len(waiting)), max_new_tokens)
     part = -(-batch_size // PARTS)
     while waiting or batch.rows:
-        while waiting and batch.free >= min(part, len(waiting)):
+        while waiting and batch_size - len(batch.rows) >= min(part, len(waiting)):
             rows = [waiting.popleft() for _ in range(min(part, len(waiting)))]
             batch.join({row: prompt_ids[row] for row in rows})
             yield from batch.ended(ends)
-        if not waiting and batch.free >= part:
-            batch.drop_free()
         if batch.rows:
             batch.step()
             yield from batch.ended(ends)
 
 
 class _Batch:
-    """The rows that are being written: `rows` and `written` by slot."""
+    """The rows that are being written, and what is written of each, by slot: every slot below their number is taken."""
 
-    def __init__(self, llm: PreTrainedModel, slots: int, longest: int, max_new_tokens: int) -> None:
-        self.llm, self.slots, self.longest, self.max_new_tokens = llm, slots, longest, max_new_tokens
-        self.rows: dict[int, int] = {}
-        self.written: dict[int, list[int]] = {}
-        self.starts = torch.full((slots,), longest)
+    def __init__(self, llm: PreTrainedModel, reader: "_Reader", slots: int, max_new_tokens: int) -> None:
+        self.llm, self.reader, self.slots, self.max_new_tokens = llm, reader, slots, max_new_tokens
+        self.rows: list[int] = []
+        self.written: list[list[int]] = []
+        self.starts = torch.zeros(slots, dtype=torch.long)
         self.last = torch.zeros(slots, dtype=torch.long, device=llm.device)
-        self.span = _Span(longest, longest)
+        self.span = _Span(reader.longest, reader.longest)
         self.cache = Cache(layers=[])
 
-    @property
-    def free(self) -> int:
-        return self.slots - len(self.rows)
-
     def ended(self, ends: set[int]) -> Iterator[tuple[int, list[int]]]:
-        """The rows that are written to their end, with their tokens; they leave."""
-        for slot, written in list(self.written.items()):
-            if written[-1] in ends or len(written) == self.max_new_tokens:
-                del self.written[slot]
-                yield self.rows.pop(slot), written
+        """The rows that are written to their end, with their tokens; they leave, and the last take their slots."""
+        slots = [
+            slot
+            for slot, written in enumerate(self.written)
+            if written[-1] in ends or len(written) == self.max_new_tokens
+        ]
+        yield from [(self.rows[slot], self.written[slot]) for slot in slots]
+        count = len(self.rows) - len(slots)
+        free = [slot for slot in slots if slot < count]
+        moved = sorted(set(range(count, len(self.rows))) - set(slots))
+        if moved:
+            start = int(self.starts[moved].min())
+            for layer in self.cache.layers:
+                layer.move_rows(moved, free, start)
+            for by_slot in (self.starts, self.last):
+                by_slot[free] = by_slot[moved]
+        for old, new in zip(moved, free, strict=True):
+            self.rows[new], self.written[new] = self.rows[old], self.written[old]
+        del self.rows[count:], self.written[count:]
 
     def join(self, prompts: dict[int, Sequence[int]]) -> None:
-        """Reads the prompts (by row) into free slots, and writes their first tokens."""
-        slots = [slot for slot in range(self.slots) if slot not in self.rows][: len(prompts)]
-        read, states = _read(self.llm, list(prompts.values()))
+        """Reads the prompts (by row), and writes their first tokens."""
+        slots = slice(len(self.rows), len(self.rows) + len(prompts))
+        read, states = self.reader.read(list(prompts.values()))
         if not self.cache.layers:
-            columns = self.longest + self.max_new_tokens + SPARE_COLUMNS
+            columns = self.reader.longest + self.max_new_tokens + SPARE_COLUMNS
             self.cache = Cache(layers=[_Columns(layer, self.slots, columns, self.span) for layer in read])
         lengths = torch.tensor([len(prompt) for prompt in prompts.values()])
         for layer, own in zip(read, self.cache.layers, strict=True):
             own.lay(slots, layer, lengths)
         self.starts[slots] = self.span.end - lengths
-        self.rows |= dict(zip(slots, prompts, strict=True))
+        self.rows += prompts
+        self.written += ([] for _ in prompts)
         self._write(slots, states)
 
     def step(self) -> None:
         """Writes one more token of every row."""
+        taken = slice(len(self.rows))
         if self.span.end == self.cache.layers[0].columns:
             self._move()
-        self.span.start = int(self.starts[list(self.rows)].min())
-        starts = self.starts.to(self.llm.device)[:, None]
+        self.span.start = int(self.starts[taken].min())
+        starts = self.starts[taken].to(self.llm.device)[:, None]
         states = self.llm.base_model(
-            input_ids=self.last[:, None],
+            input_ids=self.last[taken, None],
             attention_mask=torch.arange(self.span.start, self.span.end + 1, device=self.llm.device) >= starts,
             position_ids=self.span.end - starts,
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state[:, -1]
         self.span.end += 1
-        self._write(range(self.slots), states)
+        self._write(taken, states)
 
-    def drop_free(self) -> None:
-        """Leaves no slot without a row."""
-        kept = sorted(self.rows)
-        for layer in self.cache.layers:
-            layer.batch_select_indices(torch.tensor(kept, device=self.llm.device))
-        self.starts, self.last, self.slots = self.starts[kept], self.last[kept], len(kept)
-        self.rows = {new: self.rows[old] for new, old in enumerate(kept)}
-        self.written = {new: self.written[old] for new, old in enumerate(kept)}
-
-    def _write(self, slots: Sequence[int], states: torch.Tensor) -> None:
+    def _write(self, slots: slice, states: torch.Tensor) -> None:
         """Appends the likeliest token after these states (one a slot, D) to what is written in the slots."""
-        tokens = logits_of(self.llm, states).argmax(-1)
-        self.last[list(slots)] = tokens
-        for slot, token in zip(slots, tokens.tolist(), strict=True):
-            if slot in self.rows:
-                self.written.setdefault(slot, []).append(token)
+        self.last[slots] = logits_of(self.llm, states).argmax(-1)
+        for written, token in zip(self.written[slots], self.last[slots].tolist(), strict=True):
+            written.append(token)
 
     def _move(self) -> None:
         """Moves all that is still attended to towards the buffer's beginning, with room for the longest prompt."""
-        width = self.span.end - int(self.starts[list(self.rows)].min())
-        by = self.span.end - max(width, self.longest)
+        width = self.span.end - int(self.starts[: len(self.rows)].min())
+        by = self.span.end - max(width, self.reader.longest)
         for layer in self.cache.layers:
             layer.move(by)
         self.starts -= by
@@ -183,14 +184,14 @@ class _Columns(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        start, end = self.span.start, self.span.end
-        self.keys[:, :, end], self.values[:, :, end] = key_states[:, :, 0], value_states[:, :, 0]
-        return self.keys[:, :, start : end + 1], self.values[:, :, start : end + 1]
+        rows, start, end = len(key_states), self.span.start, self.span.end
+        self.keys[:rows, :, end], self.values[:rows, :, end] = key_states[:, :, 0], value_states[:, :, 0]
+        return self.keys[:rows, :, start : end + 1], self.values[:rows, :, start : end + 1]
 
     def get_seq_length(self) -> int:
         return self.span.end - self.span.start
 
-    def lay(self, slots: Sequence[int], layer: DynamicLayer, lengths: torch.Tensor) -> None:
+    def lay(self, slots: slice, layer: DynamicLayer, lengths: torch.Tensor) -> None:
         """Copies prompts that are padded on the right, so that each ends before `end`."""
         width = layer.keys.shape[2]
         source = (torch.arange(width) - (width - lengths[:, None])).clamp(min=0).to(layer.keys.device)
@@ -198,31 +199,51 @@ class _Columns(DynamicLayer):
             columns = source[:, None, :, None].expand(-1, some.shape[1], -1, some.shape[3])
             own[slots, :, self.span.end - width : self.span.end] = some.gather(2, columns)
 
+    def move_rows(self, old: Sequence[int], new: Sequence[int], start: int) -> None:
+        """Copies the columns from `start` on into other slots."""
+        for own in (self.keys, self.values):
+            own[new, :, start : self.span.end] = own[old, :, start : self.span.end]
+
     def move(self, by: int) -> None:
         """Moves the columns before `end` towards the beginning."""
         for own in (self.keys, self.values):
             own[:, :, : self.span.end - by] = own[:, :, by : self.span.end].clone()
 
 
-def _read(llm: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> tuple[list[Any], torch.Tensor]:
-    """The layers' keys and values of prompts, padded on the right, and the state (D) of each prompt's last token.
+class _Reader:
+    """Reads prompts; the tokens with which all of them begin are read once."""
 
-    Nothing is masked: a token attends to none that come after it, and padding is never read.
-    """
-    shared = _shared_length(prompts)
-    cache = DynamicCache()  # not told of sliding windows: it keeps everything, and masks say what is too far away
-    if shared:
-        llm.base_model(
-            input_ids=torch.tensor([prompts[0][:shared]], device=llm.device), past_key_values=cache, use_cache=True
-        )
-        cache.batch_repeat_interleave(len(prompts))
-    rests = pad_sequence([torch.tensor(prompt[shared:]) for prompt in prompts], batch_first=True).to(llm.device)
-    positions = torch.arange(shared, shared + rests.shape[1], device=llm.device).expand_as(rests)
-    states = llm.base_model(
-        input_ids=rests, position_ids=positions, past_key_values=cache, use_cache=True
-    ).last_hidden_state
-    lasts = torch.tensor([len(prompt) - shared - 1 for prompt in prompts], device=llm.device)
-    return cache.layers, states[torch.arange(len(prompts), device=llm.device), lasts]
+    def __init__(self, llm: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
+        self.llm, self.longest = llm, max(map(len, prompts))
+        self.shared = _shared_length(prompts)
+        self.prefix = _new_cache()
+        if self.shared:
+            llm.base_model(
+                input_ids=torch.tensor([prompts[0][: self.shared]], device=llm.device),
+                past_key_values=self.prefix,
+                use_cache=True,
+            )
+
+    def read(self, prompts: Sequence[Sequence[int]]) -> tuple[list[Any], torch.Tensor]:
+        """The layers' keys and values of prompts, padded on the right, and the state (D) of each prompt's last token.
+
+        Nothing is masked: a token attends to none that come after it, and padding is never read.
+        """
+        device, rows = self.llm.device, len(prompts)
+        cache = _new_cache()
+        for number, layer in enumerate(self.prefix.layers):
+            cache.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), number)
+        rests = pad_sequence([torch.tensor(prompt[self.shared :]) for prompt in prompts], batch_first=True).to(device)
+        positions = torch.arange(self.shared, self.shared + rests.shape[1], device=device).expand_as(rests)
+        states = self.llm.base_model(
+            input_ids=rests, position_ids=positions, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        lasts = torch.tensor([len(prompt) - self.shared - 1 for prompt in prompts], device=device)
+        return cache.layers, states[torch.arange(rows, device=device), lasts]
+
+
+def _new_cache() -> DynamicCache:
+    return DynamicCache()  # not told of sliding windows: it keeps everything, and masks say what is too far away
 
 
 def _shared_length(prompts: Sequence[Sequence[int]]) -> int:

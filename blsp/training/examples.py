@@ -1,7 +1,7 @@
 """From utterances to the two forwards of one step: the LLM reading the transcript, the LLM hearing the speech.
 
 Axes: B utterances, M mel bins, T mel frames, S encoder frames, E encoder width, L tokens, N tokens to predict in the
-batch, K most likely tokens kept of the teacher's distribution.
+batch, K most likely tokens kept of the teacher's distribution, and K of the others.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +25,9 @@ class Example:
 
     `load_samples` gives its audio, float32 mono (N,) with N `num_samples`, and is called only when it is wanted;
     `response_ids` ends with the end token only where the LLM itself stopped, so
-    that no end is learned from text that was cut. `top_ids` and `top_logprobs`, where they were stored, are the
-    LLM's most likely tokens (response, K) at each place of the response and their log-probabilities.
+    that no end is learned from text that was cut. `kept_ids` and `kept_logprobs`, where they were stored, are what is
+    kept of the LLM's distribution at each place of the response: K most likely tokens, then K drawn from all others
+    (response, 2K), and their log-probabilities at the training temperature.
     """
 
     id: str
@@ -35,8 +36,8 @@ class Example:
     transcript: str
     instruction: str
     response_ids: Sequence[int]
-    top_ids: Sequence[Sequence[int]] | None = None
-    top_logprobs: Sequence[Sequence[float]] | None = None
+    kept_ids: Sequence[Sequence[int]] | None = None
+    kept_logprobs: Sequence[Sequence[float]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ class Batch:
     their counts (B,), as it gives them.
     `prefix` (B,) says which of the Collator's prefixes comes before each row.
     `targets` (N,) are the tokens to predict, utterance after utterance, and `utterance` (N,) says whose each is;
-    `top_ids` and `top_logprobs` (N, K) are the stored teacher's, where there is one.
+    `kept_ids` and `kept_logprobs` (N, 2K) are the stored teacher's, where there is one.
     """
 
     ids: list[str]
@@ -57,8 +58,8 @@ class Batch:
     prefix: torch.Tensor
     targets: torch.Tensor
     utterance: torch.Tensor
-    top_ids: torch.Tensor | None
-    top_logprobs: torch.Tensor | None
+    kept_ids: torch.Tensor | None
+    kept_logprobs: torch.Tensor | None
     audio: Mapping[str, torch.Tensor]
     audio_s: float
 
@@ -98,8 +99,8 @@ class Collator:
             prefix=torch.tensor(prefix),
             targets=torch.tensor([token for e in examples for token in e.response_ids]),
             utterance=torch.repeat_interleave(torch.arange(len(examples)), lengths),
-            top_ids=_stacked([e.top_ids for e in examples], torch.long),
-            top_logprobs=_stacked([e.top_logprobs for e in examples], torch.float32),
+            kept_ids=_stacked([e.kept_ids for e in examples], torch.long),
+            kept_logprobs=_stacked([e.kept_logprobs for e in examples], torch.float32),
             audio=self._audio(examples),
             audio_s=sum(e.num_samples for e in examples) / processor.feature_extractor.sampling_rate,
         )
@@ -124,7 +125,7 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 
 def _stacked(rows: Sequence[Sequence[Sequence[float]] | None], dtype: torch.dtype) -> torch.Tensor | None:
-    """All rows (response, K) one below the other (N, K); None where any is missing."""
+    """All rows (response, 2K) one below the other (N, 2K); None where any is missing."""
     if any(row is None for row in rows):
         return None
     return torch.cat([torch.tensor(row, dtype=dtype) for row in rows])

@@ -3,7 +3,7 @@
 Logits are made only where there is a target, and in chunks, so that a vocabulary of 128 k costs no memory. The head is
 frozen: all that a chunk gives to the backward pass is the gradient of its states, which is computed at once, so that
 no logit is kept or made twice.
-Axes: B utterances, L tokens, N tokens to predict, K most likely tokens kept, D LLM width, V vocabulary.
+Axes: B utterances, L tokens, N tokens to predict, K most likely tokens kept (and K others), D LLM width, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,8 @@ from blsp.model.responses import Prompted
 from blsp.training.examples import Batch
 from blsp.training.prefixes import NONE, Prefixes, PrefixReader
 
+LARGEST_LOG_RATIO = 30.0  # of probabilities; its square is still a float32
+
 
 def kd_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
     """The sum over positions of KL(teacher || student) at `temperature`, times its square; logits (N, V).
@@ -30,19 +32,27 @@ def kd_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) ->
     return kl_div(student, teacher, reduction="sum", log_target=True) * temperature**2
 
 
-def top_kd_loss(
-    student: torch.Tensor, top_ids: torch.Tensor, top_logprobs: torch.Tensor, temperature: float
+def stored_kd_loss(
+    student: torch.Tensor, kept_ids: torch.Tensor, kept_logprobs: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """As `kd_loss` on K + 1 outcomes: the teacher's K most likely tokens (N, K), and any other token."""
-    return kd_loss(
-        _with_rest(log_softmax(student.float(), -1).gather(-1, top_ids)), _with_rest(top_logprobs), temperature
-    )
+    """An estimate of `kd_loss` from what is kept of the teacher (N, 2K) at `temperature`; its gradient is one too.
 
-
-def _with_rest(logprobs: torch.Tensor) -> torch.Tensor:
-    """The log-probabilities (N, K + 1) of these outcomes (N, K) and of none of them."""
-    rest = torch.log1p(-logprobs.exp().sum(-1, keepdim=True).clamp(max=1 - 1e-6))
-    return torch.cat([logprobs, rest], dim=-1)
+    The first K are its most likely tokens, whose terms are exact; the others were drawn from the rest of the
+    vocabulary in proportion to their probability p, so that neither is biased (Anshumann et al. 2025, Sparse Logit
+    Sampling). Their noise would hide a student that is near the teacher: of each draw the student's q / p is taken
+    off, whose mean over all draws, the student's mass of the rest, is known (a control variate). How much of it is
+    taken off, the other draws of the position say.
+    """
+    own = log_softmax(student.float() / temperature, dim=-1).gather(-1, kept_ids)
+    likeliest, drawn = (kept_logprobs - own).chunk(2, dim=-1)  # log p / q
+    p, q = (some.chunk(2, dim=-1)[0].exp() for some in (kept_logprobs, own))
+    p_rest, q_rest = (1 - some.sum(-1, keepdim=True) for some in (p, q))
+    ratios = (-drawn).clamp(max=LARGEST_LOG_RATIO).exp()
+    r = ratios.detach()
+    others, others_squared = (some.sum(-1, keepdim=True) - some for some in (r, r.square()))
+    share = (others / others_squared.clamp(min=1e-30)).clamp(0, 1)
+    rest = p_rest * drawn + share * (p_rest * ratios - q_rest)
+    return ((p * likeliest).sum() + rest.mean(-1).sum()) * temperature**2
 
 
 def ce_loss(student: torch.Tensor, responses: torch.Tensor) -> torch.Tensor:
@@ -87,10 +97,10 @@ class AlignmentObjective:
         if self.objective == "ce":
             return self._chunked(lambda s, t: ce_loss(self._logits(s), t), student, batch.targets)
         if self.teacher == "stored":
-            assert batch.top_ids is not None and batch.top_logprobs is not None
+            assert batch.kept_ids is not None and batch.kept_logprobs is not None
             return self._chunked(
-                lambda s, ids, logprobs: top_kd_loss(self._logits(s), ids, logprobs, self.temperature),
-                *(student, batch.top_ids, batch.top_logprobs),
+                lambda s, ids, logprobs: stored_kd_loss(self._logits(s), ids, logprobs, self.temperature),
+                *(student, batch.kept_ids, batch.kept_logprobs),
             )
         return self._chunked(
             lambda s, t: kd_loss(self._logits(s), self._logits(t), self.temperature),

@@ -55,6 +55,8 @@ def run(params: Params) -> None:
     set_switches(model, settings)
     behaviours = [name for name, share in settings.shares.items() if share > 0]
     index = load_index("train", behaviours)
+    if settings.objective == "kd" and settings.teacher == "stored":
+        _check_stored(index.kept_temperatures(), settings.temperature)
     # Compiled layers would be compiled one by one for it, each with its own place in what was read.
     reads_ahead = not settings.compile and takes_prefixes(model.language_model)
     prefixes = prompt_prefixes(processor, index.instructions()) if reads_ahead else NONE
@@ -112,6 +114,16 @@ def run(params: Params) -> None:
     print(f"adapter of {report['adapter_parameters']:,} parameters trained in {report['train_s']:.0f} s")
     if measured:
         print(f"dev: KL {report['dev_kl']:.3f} nats a token, top-1 agreement {report['dev_top1']:.3f}")
+
+
+def _check_stored(found: set[float | None], temperature: float) -> None:
+    if found != {temperature}:
+        shown = ", ".join(sorted("none" if t is None else f"{t:g}" for t in found))
+        raise BlspError(
+            f"train.teacher is stored, which takes the teacher's distribution at train.temperature {temperature:g} with "
+            f"every row; data/continuations has it at: {shown}; set continuations.top_logprobs to 20 and run "
+            "`blsp continuations` again, or set train.teacher to live"
+        )
 
 
 def _frame_cache(settings: Train, index: Any, sizes: Any, model: Any, processor: Any) -> Any:

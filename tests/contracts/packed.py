@@ -55,6 +55,7 @@ def pack(
     rows: list[Row],
     corpus: dict[str, Any] | None = None,
     dropped_continuations: Sequence[dict[str, str]] = (),
+    shard_size: int = 4,
 ) -> None:
     """Nothing; afterwards the working directory is as the stages before `validate` leave it.
 
@@ -62,7 +63,7 @@ def pack(
     """
     for split in SPLITS:
         own = [row for row in rows if row.split == split]
-        with shards.ShardWriter(Path(shards.CORPUS_DIR) / split, shard_size=4) as writer:
+        with shards.ShardWriter(Path(shards.CORPUS_DIR) / split, shard_size=shard_size) as writer:
             for row in own:
                 writer.write(*_audio(row))
         for shard in shards.iter_shards(split):

@@ -83,8 +83,8 @@ def real_batch(model, utterances, lengths):
         prefix=torch.ones(utterances, dtype=torch.long),
         targets=torch.randint(2, 7999, (utterances * lengths.response_tokens - 1,)),
         utterance=torch.zeros(utterances * lengths.response_tokens - 1, dtype=torch.long),
-        top_ids=None,
-        top_logprobs=None,
+        kept_ids=None,
+        kept_logprobs=None,
         audio={"frames": encoded, "counts": counts},
         audio_s=utterances * lengths.audio_s,
     )

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from blsp.continuation.teacher import top_logprobs
+from blsp.continuation.teacher import keep, kept_logprobs
 from blsp.model.chat import AUDIO_TOKEN, build_prompt
 from blsp.model.decoding import Answer, logits_of
 from blsp.training.examples import Collator, Example
-from blsp.training.objective import AlignmentObjective, ce_loss, kd_loss
+from blsp.training.objective import AlignmentObjective, ce_loss, kd_loss, stored_kd_loss
 
 
 def examples(clips, tokenizer):
@@ -96,24 +96,54 @@ def test_chunks_change_neither_the_loss_nor_its_gradient(tiny_model, clips, monk
     model.zero_grad()
 
 
-def test_the_stored_teacher_is_the_live_one_as_far_as_it_goes(tiny_model, clips):
-    """With every token kept the two are one loss; with fewer, what is lost is the shape of the rest."""
+def test_the_stored_teacher_is_the_live_one(tiny_model, clips):
+    """With every token kept the two are one loss; with fewer, no farther than their number lets one expect."""
     model, processor = tiny_model
     rows = examples(clips, processor.tokenizer)
     collator = Collator(processor)
-    live = AlignmentObjective(model, "kd", 1.0)(collator(rows)).item()
+    live = AlignmentObjective(model, "kd", 2.0)(collator(rows)).item()
     tokenizer, llm = processor.tokenizer, model.language_model
     prompts = [build_prompt(tokenizer, e.instruction, " " + e.transcript) for e in rows]
     ids = [tokenizer(prompt, add_special_tokens=False).input_ids for prompt in prompts]
     answers = [Answer(list(e.response_ids), "", "stop") for e in rows]
 
     def stored(k):
-        kept = top_logprobs(llm, ids, answers, k)
-        with_top = [replace(e, top_ids=i, top_logprobs=p) for e, (i, p) in zip(rows, kept, strict=True)]
-        return AlignmentObjective(model, "kd", 1.0, "stored")(collator(with_top)).item()
+        kept = kept_logprobs(llm, ids, answers, k, 2.0)
+        with_kept = [replace(e, kept_ids=i, kept_logprobs=p) for e, (i, p) in zip(rows, kept, strict=True)]
+        return AlignmentObjective(model, "kd", 2.0, "stored")(collator(with_kept)).item()
 
     assert stored(llm.config.vocab_size) == pytest.approx(live, rel=1e-3)
-    assert 0 < stored(5) < stored(200) < live
+    assert stored(100) == pytest.approx(live, rel=0.1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("distance", [0.1, 1.5])
+def test_neither_the_stored_loss_nor_its_gradient_is_biased(temperature, distance):
+    """The mean over many draws is the live teacher's; that of the likeliest alone is not."""
+    torch.manual_seed(0)
+    n, vocabulary, k, draws = 2, 100, 6, 40_000
+    teacher = 1.5 * torch.randn(n, vocabulary)
+    student = (teacher + distance * torch.randn(n, vocabulary)).requires_grad_()
+    live = kd_loss(student, teacher, temperature)
+    (expected,) = torch.autograd.grad(live, student)
+    many = [some.repeat(draws, 1) for some in (student, teacher)]
+    ids, logprobs = keep(many[1], k, temperature, torch.rand(n * draws, k))
+    stored = stored_kd_loss(many[0], ids, logprobs, temperature) / draws
+    (found,) = torch.autograd.grad(stored, student)
+    assert stored.item() == pytest.approx(live.item(), rel=0.01)
+    assert (found - expected).norm() < 0.02 * expected.norm()
+    ratios = logprobs - many[0].div(temperature).log_softmax(-1).gather(-1, ids)
+    likeliest = (logprobs.exp() * ratios)[:n, :k].sum() * temperature**2
+    assert abs(likeliest - live) > 0.05 * live
+
+
+def test_a_student_that_is_the_teacher_learns_nothing_from_what_was_drawn():
+    torch.manual_seed(0)
+    teacher = 2 * torch.randn(5, 300)
+    student = teacher.clone().requires_grad_()
+    loss = stored_kd_loss(student, *keep(teacher, 8, 2.0, torch.rand(5, 8)), 2.0)
+    loss.backward()
+    assert abs(loss.item()) < 1e-4 and student.grad.abs().max() < 1e-5
 
 
 def test_divergence_is_zero_only_where_behaviour_is_the_same(tiny_model, clips):

@@ -24,7 +24,7 @@ def packed(folder, rows):
             soundfile.write(encoded, example.load_samples(), tiny.SECOND, format="WAV", subtype="FLOAT")
             size = stream.write(encoded.getvalue())
             written = {"transcript": example.transcript, "instruction": example.instruction}
-            written |= {"token_ids": example.response_ids, "top_ids": None, "top_logprobs": None}
+            written |= {"token_ids": example.response_ids, "kept_ids": None, "kept_logprobs": None}
             place = {"shard": 0, "offset": offset, "size": size}
             table.append({"id": example.id, "num_samples": example.num_samples, "repetition": written, **place})
             offset += size
