@@ -87,7 +87,7 @@ def articles(page):
 
 def test_each_behaviour_shows_random_rows_with_all_that_is_known_of_them(rows):
     write_page(report())
-    text, page = read()
+    _, page = read()
     shown = articles(page)
     assert len(shown) == SAMPLES
     known = {row.id: row for row in rows}
@@ -97,7 +97,8 @@ def test_each_behaviour_shows_random_rows_with_all_that_is_known_of_them(rows):
         row, behaviour = known[id_], packed.BEHAVIOURS[number // (SAMPLES // 2)]
         written = row.written[behaviour]
         assert f"{row.split} · {f'speaker {row.speaker}' if row.speaker else 'speaker unknown'} ·" in article
-        for expected in (row.text, written["text"], written["instruction"], "3 tokens", f"({written['finish_reason']})"):
+        finish = f"({written['finish_reason']})"
+        for expected in (row.text, written["text"], written["instruction"], "3 tokens", finish):
             assert expected in article
 
 
