@@ -59,7 +59,10 @@ def change(folder, small=False, **train):
         params["miniature"]["speech"] |= {"width": 32, "encoder_layers": 1, "steps": 3, "batch_size": 4}
         # An LLM of 150 steps rambles; the contracts on its style are for the real one.
         params["validate"] |= {"max_length_share": 1.0, "max_copy_share": 1.0}
-        params["continuations"]["max_new_tokens"] = 24
+        for behaviour in params["continuations"]["behaviours"].values():
+            behaviour |= {"answer": "any", "language": None}
+        params["continuations"] |= {"max_new_tokens": 24}
+        params["continuations"]["quality"]["max_repeated_tokens"] = 24
         params["evaluate"] |= {"max_new_tokens": 8, "bootstrap_samples": 20}
         params["train"] |= {"steps": 6, "batch_size": 8, "validate_every": 3, "warmup_steps": 1}
     params["train"] |= train
