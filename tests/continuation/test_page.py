@@ -87,7 +87,7 @@ def articles(page):
 
 def test_each_behaviour_shows_random_rows_with_all_that_is_known_of_them(rows):
     write_page(report())
-    text, page = read()
+    _, page = read()
     shown = articles(page)
     assert len(shown) == SAMPLES
     known = {row.id: row for row in rows}
