@@ -70,9 +70,9 @@ def lumped_kd_loss(student: torch.Tensor, teacher: torch.Tensor, k: int, tempera
 def stored_loss(
     model: BlspForConditionalGeneration, teacher: torch.Tensor, k: int, temperature: float, batch: Batch
 ) -> Any:
-    """As training computes it from what is kept, rounded as it is on disk."""
+    """As training computes it from what is kept."""
     ids, logprobs = keep(teacher, k, temperature, torch.rand(len(teacher), k))
-    stored = replace(batch, kept_ids=ids, kept_logprobs=(logprobs * 1e5).round() / 1e5)
+    stored = replace(batch, kept_ids=ids, kept_logprobs=logprobs)
     return AlignmentObjective(model, "kd", temperature, "stored")(stored)
 
 

@@ -16,6 +16,8 @@ from transformers import PreTrainedModel
 from blsp.model.decoding import Answer, chunk_rows, logits_of
 from blsp.model.responses import prompted
 
+SMALLEST_MASS = 1e-30  # where all tokens are among the most likely ones, nothing is left to draw
+
 
 @torch.inference_mode()
 def kept_logprobs(
@@ -36,7 +38,7 @@ def kept_logprobs(
     counts = [len(a.token_ids) for a in answers]
     kept_ids, logprobs = (torch.cat(parts).cpu().split(counts) for parts in zip(*kept, strict=True))
     return [
-        (i.tolist(), [[round(x, 5) for x in row] for row in p.tolist()])
+        (i.tolist(), [[float(f"{x:.6g}") for x in row] for row in p.tolist()])
         for i, p in zip(kept_ids, logprobs, strict=True)
     ]
 
@@ -44,14 +46,15 @@ def kept_logprobs(
 def keep(logits: torch.Tensor, k: int, temperature: float, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The ids and log-probabilities (N, 2K) of the `k` most likely tokens and of `k` drawn from all others.
 
-    A token is drawn, as often as it comes, in proportion to its probability; `numbers` (N, K) are random, 0 to 1.
+    Any of the others may be drawn, and again, in proportion to its probability; the log-probability of what is drawn is
+    that among the others. `numbers` (N, K) are random, 0 to 1.
     """
     logprobs = (logits.float() / temperature).log_softmax(-1)
     top = logprobs.topk(k)
     ends = logprobs.exp().scatter(-1, top.indices, 0.0).double().cumsum(-1)
     drawn = torch.searchsorted(ends, numbers * ends[:, -1:], right=True).clamp(max=logits.shape[-1] - 1)
-    ids = torch.cat([top.indices, drawn], dim=-1)
-    return ids, logprobs.gather(-1, ids)
+    among_others = logprobs.gather(-1, drawn) - ends[:, -1:].clamp(min=SMALLEST_MASS).log().float()
+    return torch.cat([top.indices, drawn], dim=-1), torch.cat([top.values, among_others], dim=-1)
 
 
 def _numbers(token_ids: Sequence[int], k: int) -> torch.Tensor:

@@ -27,7 +27,7 @@ class Example:
     `response_ids` ends with the end token only where the LLM itself stopped, so
     that no end is learned from text that was cut. `kept_ids` and `kept_logprobs`, where they were stored, are what is
     kept of the LLM's distribution at each place of the response: K most likely tokens, then K drawn from all others
-    (response, 2K), and their log-probabilities at the training temperature.
+    (response, 2K), and their log-probabilities at the training temperature, of what was drawn among those others.
     """
 
     id: str

@@ -19,7 +19,7 @@ from blsp.model.responses import Prompted
 from blsp.training.examples import Batch
 from blsp.training.prefixes import NONE, Prefixes, PrefixReader
 
-LARGEST_LOG_RATIO = 30.0  # of probabilities; its square is still a float32
+SMALLEST_REST = 1e-8  # probability; float32 tells no less from a sum of 1
 
 
 def kd_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -38,21 +38,21 @@ def stored_kd_loss(
     """An estimate of `kd_loss` from what is kept of the teacher (N, 2K) at `temperature`; its gradient is one too.
 
     The first K are its most likely tokens, whose terms are exact; the others were drawn from the rest of the
-    vocabulary in proportion to their probability p, so that neither is biased (Anshumann et al. 2025, Sparse Logit
-    Sampling). Their noise would hide a student that is near the teacher: of each draw the student's q / p is taken
-    off, whose mean over all draws, the student's mass of the rest, is known (a control variate). How much of it is
-    taken off, the other draws of the position say.
+    vocabulary in proportion to their probability p there, so that neither is biased (Anshumann et al. 2025, Sparse
+    Logit Sampling). Their noise would hide a student that is near the teacher: of each draw a share of the student's
+    q / p is taken off, whose mean over all draws, the student's mass of the rest, is known (a control variate). The
+    best share is mass * mean(q / p) / mean((q / p)^2); the position's other draws estimate it.
     """
     own = log_softmax(student.float() / temperature, dim=-1).gather(-1, kept_ids)
-    likeliest, drawn = (kept_logprobs - own).chunk(2, dim=-1)  # log p / q
-    p, q = (some.chunk(2, dim=-1)[0].exp() for some in (kept_logprobs, own))
-    p_rest, q_rest = (1 - some.sum(-1, keepdim=True) for some in (p, q))
-    ratios = (-drawn).clamp(max=LARGEST_LOG_RATIO).exp()
+    (top_p, drawn_p), (top_q, drawn_q) = (some.chunk(2, dim=-1) for some in (kept_logprobs, own))
+    p_rest, q_rest = ((1 - some.exp().sum(-1, keepdim=True)).clamp(min=SMALLEST_REST) for some in (top_p, top_q))
+    ratios = (drawn_q - drawn_p).exp()
     r = ratios.detach()
     others, others_squared = (some.sum(-1, keepdim=True) - some for some in (r, r.square()))
-    share = (others / others_squared.clamp(min=1e-30)).clamp(0, 1)
-    rest = p_rest * drawn + share * (p_rest * ratios - q_rest)
-    return ((p * likeliest).sum() + rest.mean(-1).sum()) * temperature**2
+    best = p_rest * others / others_squared.clamp(min=SMALLEST_REST**2)
+    share = best.clamp(min=0).minimum((p_rest / q_rest.detach()).clamp(max=1))
+    rest = p_rest * (p_rest.log() + drawn_p - drawn_q) + share * (ratios - q_rest)
+    return ((top_p.exp() * (top_p - top_q)).sum() + rest.mean(-1).sum()) * temperature**2
 
 
 def ce_loss(student: torch.Tensor, responses: torch.Tensor) -> torch.Tensor:

@@ -120,8 +120,8 @@ def _check_stored(found: set[float | None], temperature: float) -> None:
     if found != {temperature}:
         shown = ", ".join(sorted("none" if t is None else f"{t:g}" for t in found))
         raise BlspError(
-            f"train.teacher is stored, which takes the teacher's distribution at train.temperature {temperature:g} "
-            f"with every row; data/continuations has it at: {shown}; set continuations.top_logprobs to 20 and run "
+            f"train.teacher is stored, which takes its distribution at train.temperature {temperature:g} with every "
+            f"row; data/continuations has it at: {shown}; set continuations.top_logprobs to 20 and run "
             "`blsp continuations` again, or set train.teacher to live"
         )
 

@@ -14,7 +14,7 @@ from blsp.continuation.page import DROPPED_A_REASON, PAGE, SAMPLES, write_page
 from blsp.data.drops import write_drops
 from tests.contracts import packed
 
-EVIL = "<script>alert(1)</script> & \"more\""
+EVIL = '<script>alert(1)</script> & "more"'
 SILENT = {"html", "head", "meta", "title", "style", "body", "audio", "article", "table", "thead", "tbody", "tr", "th"}
 SILENT |= {"td", "h1", "h2", "h3", "p", "div", "span", "b", "i", "ul", "li", "dl", "dt", "dd"}
 
@@ -97,8 +97,13 @@ def test_each_behaviour_shows_random_rows_with_all_that_is_known_of_them(rows):
         row, behaviour = known[id_], packed.BEHAVIOURS[number // (SAMPLES // 2)]
         written = row.written[behaviour]
         assert f"{row.split} · {f'speaker {row.speaker}' if row.speaker else 'speaker unknown'} ·" in article
-        finish = f"({written['finish_reason']})"
-        for expected in (row.text, written["text"], written["instruction"], "3 tokens", finish):
+        for expected in (
+            row.text,
+            written["text"],
+            written["instruction"],
+            "3 tokens",
+            f"({written['finish_reason']})",
+        ):
             assert expected in article
 
 

@@ -137,6 +137,20 @@ def test_neither_the_stored_loss_nor_its_gradient_is_biased(temperature, distanc
     assert abs(likeliest - live) > 0.05 * live
 
 
+def test_a_student_that_is_far_from_a_sure_teacher_is_not_thrown_about():
+    """Next to nothing is left to the others, and the student says just those: draws must not weigh more for it."""
+    torch.manual_seed(0)
+    teacher = torch.randn(50, 300)
+    teacher[:, :4] += torch.tensor([30.0, 14.0, 13.0, 12.0])
+    student = torch.randn(50, 300).requires_grad_()
+    live = kd_loss(student, teacher, 1.0)
+    (expected,) = torch.autograd.grad(live, student)
+    stored = stored_kd_loss(student, *keep(teacher, 4, 1.0, torch.rand(50, 4)), 1.0)
+    (found,) = torch.autograd.grad(stored, student)
+    assert stored.item() == pytest.approx(live.item(), rel=1e-3)
+    assert (found - expected).norm() < 1e-3 * expected.norm()
+
+
 def test_a_student_that_is_the_teacher_learns_nothing_from_what_was_drawn():
     torch.manual_seed(0)
     teacher = 2 * torch.randn(5, 300)

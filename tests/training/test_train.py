@@ -9,13 +9,14 @@ import torch
 
 from blsp.data.index import SplitIndex
 from blsp.errors import BlspError
+from blsp.training.train import _check_stored
 from tests import tiny
 from tests.training import test_loop
 from tests.training.test_loop import SETTINGS, training
 from tests.training.test_objective import examples
 
 
-def packed(folder, rows):
+def packed(folder, rows, kept_temperature=None):
     """The index of a split whose one shard holds these examples' audio, one after the other."""
     shard, table, offset = folder / "recording.000000.tar", [], 0
     with shard.open("wb") as stream:
@@ -25,6 +26,7 @@ def packed(folder, rows):
             size = stream.write(encoded.getvalue())
             written = {"transcript": example.transcript, "instruction": example.instruction}
             written |= {"token_ids": example.response_ids, "kept_ids": None, "kept_logprobs": None}
+            written |= {"kept_temperature": kept_temperature}
             place = {"shard": 0, "offset": offset, "size": size}
             table.append({"id": example.id, "num_samples": example.num_samples, "repetition": written, **place})
             offset += size
@@ -51,3 +53,12 @@ def test_a_shard_that_cannot_be_read_stops_the_run_and_loses_nothing(pins, clips
     resumed, _, seen = training(pins, clips, tmp_path / "stopped", settings)
     assert 0 < len(seen) < len(all_seen)
     assert all(torch.equal(whole.adapter_state()[name], tensor) for name, tensor in resumed.adapter_state().items())
+
+
+@pytest.mark.parametrize(("stored", "shown"), [(None, "none"), (1.0, "1")])
+def test_a_stored_teacher_of_another_temperature_is_refused(pins, clips, tmp_path, stored, shown):
+    index = packed(tmp_path, examples(clips, tiny.build(pins)[1].tokenizer), stored)
+    with pytest.raises(BlspError, match=rf"temperature 2 .* data/continuations has it at: {shown}; set continuations"):
+        _check_stored(index.kept_temperatures(), 2.0)
+    if stored:
+        _check_stored(index.kept_temperatures(), stored)
