@@ -44,9 +44,11 @@ def survey(sources: Sequence[Source], settings: Corpus) -> Survey:
     speakers = splits.assign_speakers(counted(), settings.dev_share, settings.test_share)
     values, counts = np.unique(np.array(hashes, dtype=np.int64), return_counts=True)
     found = Survey(tuple(rows_in), speakers, splits.HeldOutSentences(), frozenset(values[counts > 1].tolist()))
-    for row in _worded(sources, settings, found.repeated_ids):
-        if isinstance(row, Utterance):
-            found.held_out.add(row.text, speakers.of(row))
+    for row in _identified(sources, found.repeated_ids):
+        if isinstance(row, Utterance) and (split := speakers.of(row)) != "train":
+            worded = _worded(row, settings)
+            if isinstance(worded, Utterance):
+                found.held_out.add(worded.text, split)
     return found
 
 
@@ -72,7 +74,7 @@ def plan(
         waiting[split], numbers[split] = [], numbers[split] + 1
         return made
 
-    for place, row in enumerate(_worded(sources, settings, found.repeated_ids)):
+    for place, row in enumerate(_worded(row, settings) for row in _identified(sources, found.repeated_ids)):
         if not isinstance(row, Utterance):
             drop(place, row)
             continue
@@ -89,18 +91,24 @@ def plan(
             yield shard(split)
 
 
-def _worded(sources: Iterable[Source], settings: Corpus, repeated_ids: frozenset[int]) -> Iterator[Row]:
-    """The rows in order, their transcripts normalised; those without words and repeated ids as Dropped."""
+def _identified(sources: Iterable[Source], repeated_ids: frozenset[int]) -> Iterator[Row]:
+    """The rows in order, those whose id an earlier one has as Dropped."""
     seen: set[str] = set()
-    for row in (row for source in sources for row in source()):
-        if isinstance(row, Utterance):
-            if row.id in seen:
-                row = Dropped(row.id, "duplicate_id", "an earlier row has this id; give each its own, or none")
-            else:
-                if hash(row.id) in repeated_ids:
+    for source in sources:
+        for row in source():
+            if isinstance(row, Utterance) and hash(row.id) in repeated_ids:
+                if row.id in seen:
+                    row = Dropped(row.id, "duplicate_id", "an earlier row has this id; give each its own, or none")
+                else:
                     seen.add(row.id)
-                try:
-                    row = replace(row, text=text.normalise(row.text, settings.normalizer))
-                except Unusable as fault:
-                    row = Dropped(row.id, fault.reason, str(fault))
-        yield row
+            yield row
+
+
+def _worded(row: Row, settings: Corpus) -> Row:
+    """The row with its transcript normalised, as Dropped where it has no words."""
+    if not isinstance(row, Utterance):
+        return row
+    try:
+        return replace(row, text=text.normalise(row.text, settings.normalizer))
+    except Unusable as fault:
+        return Dropped(row.id, fault.reason, str(fault))

@@ -25,7 +25,7 @@ _NOISE_TAG = re.compile(
 )
 
 
-# The corpus stage asks for each text twice, and Whisper's English normaliser takes 0.3 ms.
+# Corpora have many a text more than once, and Whisper's English normaliser takes 0.3 ms.
 @functools.lru_cache(maxsize=65_536)
 def normalise(text: str, normalizer: Normalizer) -> str:
     """The transcript as it is packed: punctuation tags written out, noise tags taken away, then `normalizer`.
