@@ -213,6 +213,8 @@ class Validate(Record):
     max_length_share: Share
     max_copy_share: Share
     max_drop_share: Share
+    max_answer_drop_share: Share
+    sample_rows: Count
 
     @model_validator(mode="after")
     def consistent(self) -> Self:

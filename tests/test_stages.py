@@ -58,7 +58,7 @@ def change(folder, small=False, **train):
         params["miniature"]["llm"] |= {"width": 64, "layers": 1, "steps": 150, "batch_size": 16}
         params["miniature"]["speech"] |= {"width": 32, "encoder_layers": 1, "steps": 3, "batch_size": 4}
         # An LLM of 150 steps rambles; the contracts on its style are for the real one.
-        params["validate"] |= {"max_length_share": 1.0, "max_copy_share": 1.0}
+        params["validate"] |= {"max_length_share": 1.0, "max_copy_share": 1.0, "max_answer_drop_share": 1.0}
         for behaviour in params["continuations"]["behaviours"].values():
             behaviour |= {"answer": "any", "language": None}
         params["continuations"] |= {"max_new_tokens": 24}

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 
 _HERE = __name__
 
+# For somebody who does not know the pipeline: what the rows of a table are.
+ABOUT = {
+    "preparation": "What became of the rows of each source of speech: kept, or dropped for a reason.",
+    "corpus": "The packed speech: one row an utterance, with its transcript, speaker and split (train, dev or test).",
+    "answers": "What became of each utterance when the LLM was asked to write from its transcript, by behaviour "
+    "(instruction): answered, dropped for a reason, or not asked.",
+    "continuations": "What the LLM wrote: one row an utterance and behaviour.",
+}
+
 
 def site(folder: str) -> dict[str, Any]:
     """The configuration of a Data Docs site in `folder`, with the renderers and the view of this module."""
@@ -53,6 +62,8 @@ class TableRenderer:
         return {
             "template": "table.html.j2",
             "table": results.suite_name,
+            "about": ABOUT[str(results.suite_name)],
+            "counts": (results.meta or {}).get("counts", []),
             "verdicts": verdicts,
             "stops": sum(verdict.stops for verdict in verdicts),
         }
@@ -72,7 +83,7 @@ class IndexRenderer:
             results = store.get(key)
             found[results.suite_name] = verdicts_of(results)
         pages = {link["expectation_suite_name"]: link["filepath"] for link in links.get("validations_links", [])}
-        tables = [{"name": name, "page": pages[name], "verdicts": found[name]} for name in found]
+        tables = [{"name": name, "about": ABOUT[name], "page": pages[name], "verdicts": found[name]} for name in found]
         stops = sum(verdict.stops for verdicts in found.values() for verdict in verdicts)
         return {"template": "index.html.j2", "tables": tables, "stops": stops}
 

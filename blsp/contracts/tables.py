@@ -1,156 +1,177 @@
-"""The packed corpus and its continuations as tables, one row a thing to judge. Audio is never decoded.
+"""The packed corpus and its continuations as tables to judge: every row with what must be judged in full, and a sample.
 
-Columns ending in `_splits` and `missing_continuations` are there so that a rule over several rows becomes a
-rule over one column, which Great Expectations can judge and show.
+Shards are read one at a time, and audio is never decoded: a row of the full tables takes some hundred bytes. Columns
+ending in `_splits` and `missing_continuations` are there so that a rule over several rows becomes a rule over one
+column, which Great Expectations can judge and show.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
 
+from blsp.contracts.sample import Sample, keys_of
 from blsp.data.records import SPLITS
-from blsp.data.shards import CONTINUATIONS_DIR, CORPUS_DIR, iter_shards, read_field
+from blsp.data.shards import CONTINUATIONS_DIR, CORPUS_DIR, Shard, iter_shards, read_field
 from blsp.data.text import sentence_key
 from blsp.errors import BlspError
-from blsp.files import read_json
 
-CORPUS_COLUMNS = (
-    "id",
-    "split",
-    "text",
-    "sentence",
-    "speaker",
-    "language",
-    "duration_s",
-    "sampling_rate_hz",
-    "chars_per_s",
-    "licence",
-)
-CONTINUATION_COLUMNS = (
-    "id",
-    "split",
-    "behaviour",
-    "transcript",
-    "text",
-    "finish_reason",
-    "n_tokens",
-    "is_copy",
-    "corpus_text",
-)
-
-
-def read_report(path: str | Path, stage: str) -> dict[str, Any]:
-    """The report that a stage left. Raises BlspError where it is missing."""
-    try:
-        report: dict[str, Any] = read_json(path)
-    except FileNotFoundError:
-        raise BlspError(f"{path}: no such file; run `blsp {stage}` first") from None
-    return report
+_SPOKEN = {
+    "id": pa.string(),
+    "split": pa.string(),
+    "speaker": pa.string(),
+    "text": pa.string(),
+    "duration_s": pa.float64(),
+    "sampling_rate_hz": pa.int64(),
+    "chars_per_s": pa.float64(),
+    "licence": pa.string(),
+}
+_KEPT_OF_SPOKEN = ["id", "split", "speaker", "text"]
+_WRITTEN = {
+    "id": pa.string(),
+    "split": pa.string(),
+    "behaviour": pa.string(),
+    "transcript": pa.string(),
+    "text": pa.string(),
+    "finish_reason": pa.string(),
+    "is_copy": pa.bool_(),
+}
+# Texts take most of the room: in full, only those that are not as they should be.
+_KEPT_OF_WRITTEN = {
+    "id": pa.string(),
+    "split": pa.string(),
+    "behaviour": pa.string(),
+    "up_to_date": pa.bool_(),
+    "transcript": pa.string(),
+    "corpus_text": pa.string(),
+}
 
 
-def read_corpus(corpus_dir: str | Path = CORPUS_DIR) -> pd.DataFrame:
-    """The utterances of all splits, one a row, with CORPUS_COLUMNS, sentence_splits and speaker_splits.
+@dataclass(frozen=True)
+class Table:
+    """What is judged: every row, and the rows on which values are judged (tables of counts have none such)."""
 
-    `sentence` is the text without case and marks; `..._splits` names the splits the sentence, or the speaker,
-    is in: "train", or "test, train". A value the corpus does not have is None, a text it does not have "".
-    Raises BlspError where there is no corpus, or a shard is missing.
-    """
-    rows = [
-        _corpus_row(cut, split) for split in SPLITS for shard in iter_shards(split, corpus_dir) for cut in shard.cuts()
-    ]
-    table = pd.DataFrame(rows, columns=CORPUS_COLUMNS)
-    for column in ("sentence", "speaker"):
-        table[f"{column}_splits"] = _splits_of(table, column)
-    return table
+    rows: pd.DataFrame
+    sample: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
-def _corpus_row(cut: Any, split: str) -> tuple[Any, ...]:
-    segment = cut.supervisions[0] if cut.supervisions else None
-    text = (segment.text if segment else "") or ""
-    return (
-        cut.id,
-        split,
-        text,
-        sentence_key(text) or None,
-        (segment.speaker if segment else None) or None,
-        (segment.language if segment else None) or None,
-        cut.duration,
-        cut.sampling_rate,
-        len(text) / cut.duration if cut.duration else float("inf"),
-        (cut.custom or {}).get("licence") or None,
-    )
-
-
-def _splits_of(table: pd.DataFrame, column: str) -> pd.Series:
-    pairs = table[[column, "split"]].dropna().drop_duplicates().sort_values([column, "split"])
-    return table[column].map(pairs.groupby(column)["split"].agg(", ".join))
-
-
-def read_continuations(
-    corpus: pd.DataFrame,
-    behaviours: Iterable[str],
+def read_shards(
+    behaviours: Sequence[str],
+    sample_rows: int,
     corpus_dir: str | Path = CORPUS_DIR,
     continuations_dir: str | Path = CONTINUATIONS_DIR,
-) -> pd.DataFrame:
-    """What the LLM wrote, one row an utterance and behaviour, with CONTINUATION_COLUMNS.
+) -> tuple[Table, Table]:
+    """The utterances, and what the LLM wrote, one row an utterance and behaviour; samples of so many rows at most.
 
-    `is_copy` is true where the text says its transcript's words and no others; `corpus_text` is the text of
-    the utterance in `corpus`. Raises BlspError where a field is missing, belongs to other utterances, or has
-    a row without what a continuation must have.
+    Utterances have sentence_splits and speaker_splits, the names of the splits in which the sentence (case and marks
+    aside) and the speaker are, "train" or "test, train", and by behaviour whether it was written. A value the corpus
+    does not have is missing, a text it does not have "". Raises BlspError where there is no corpus, a shard or field
+    is missing or belongs to other utterances, or a row is without what a continuation must have.
     """
-    rows = []
+    spoken, sentences, written = [], [], []
+    spoken_sample, written_sample = Sample(sample_rows), Sample(sample_rows)
     for split in SPLITS:
         for shard in iter_shards(split, corpus_dir):
+            own = _columns([_spoken_row(row, split) for row in shard.rows()], _SPOKEN)
+            ids, texts = own["id"].to_pylist(), own["text"].to_pylist()
+            spoken_sample.add(keys_of(ids), own)
+            sentences.append(keys_of([sentence_key(text) for text in texts]))
+            here = own.select(_KEPT_OF_SPOKEN)
             for behaviour in behaviours:
-                path = shard.field_path(behaviour, continuations_dir)
-                for cut_id, value in read_field(shard, behaviour, continuations_dir).items():
-                    rows.append((cut_id, split, behaviour, *_written(value, path, cut_id)))
-    table = pd.DataFrame(rows, columns=CONTINUATION_COLUMNS[:-1])
-    table["corpus_text"] = table["id"].map(corpus.drop_duplicates("id").set_index("id")["text"])
-    return table
-
-
-def _written(value: dict[str, Any], path: Path, cut_id: str) -> tuple[Any, ...]:
-    try:
-        transcript, text = value["transcript"], value["text"]
-        finish_reason, n_tokens = value["finish_reason"], len(value["token_ids"])
-    except KeyError as missing:
-        raise BlspError(f"{path}, row {cut_id}: has no {missing}; run `blsp continuations` again") from None
-    return transcript, text, finish_reason, n_tokens, sentence_key(text) == sentence_key(transcript)
-
-
-def missing_continuations(
-    corpus: pd.DataFrame, continuations: pd.DataFrame, behaviours: Iterable[str], report: dict[str, Any]
-) -> list[str]:
-    """For each utterance, the behaviours it has neither a row nor a listed drop for: "" or "repetition".
-
-    `report` is reports/continuations.json.
-    """
-    accounted = set(zip(continuations["id"], continuations["behaviour"], strict=True))
-    accounted |= {(row["id"], row["behaviour"]) for row in report["dropped_rows"] if row["reason"]}
-    names = list(behaviours)
-    return [", ".join(name for name in names if (id_, name) not in accounted) for id_ in corpus["id"]]
-
-
-def preparation(report: dict[str, Any], corpus: pd.DataFrame) -> pd.DataFrame:
-    """What became of the source's rows, one row: the counts of reports/corpus.json beside those that were packed.
-
-    `rows_dropped` is the sum over reasons, `rows_listed` the rows named one by one.
-    """
-    dropped = sum(report["dropped"].values())
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(report["dropped"].items()))
-    return pd.DataFrame(
-        {
-            "source": [report["source"]],
-            "rows_in": [report["rows_in"]],
-            "rows_kept": [report["rows_kept"]],
-            "rows_dropped": [dropped],
-            "rows_accounted": [report["rows_kept"] + dropped],
-            "rows_packed": [len(corpus)],
-            "rows_listed": [len(report["dropped_rows"])],
-            "drop_share": [dropped / report["rows_in"] if report["rows_in"] else 0.0],
-            "dropped": [reasons or "nothing"],
-        }
+                values = read_field(shard, behaviour, continuations_dir)
+                here = here.append_column(behaviour, pa.array([id_ in values for id_ in ids]))
+                rows, kept = _written_rows(shard, behaviour, values, dict(zip(ids, texts, strict=True)))
+                written_sample.add(keys_of([f"{behaviour} {id_}" for id_ in values]), rows)
+                written.append(kept)
+            spoken.append(here)
+    schema = {name: _SPOKEN[name] for name in _KEPT_OF_SPOKEN} | dict.fromkeys(behaviours, pa.bool_())
+    corpus = _frame(spoken, schema)
+    in_splits = 1 << pd.Index(SPLITS).get_indexer(pd.Index(corpus["split"]))
+    without_words = keys_of([""])[0]
+    keys = np.concatenate(sentences) if sentences else np.zeros(0, dtype=np.uint64)
+    corpus["sentence_splits"] = _splits_of(keys, in_splits, keys != without_words)
+    speakers = pd.factorize(corpus["speaker"])[0]
+    corpus["speaker_splits"] = _splits_of(speakers, in_splits, speakers >= 0)
+    return (
+        Table(corpus, _frame(spoken_sample.tables(), _SPOKEN)),
+        Table(_frame(written, _KEPT_OF_WRITTEN), _frame(written_sample.tables(), _WRITTEN)),
     )
+
+
+def _spoken_row(row: dict[str, Any], split: str) -> tuple[Any, ...]:
+    segment = row["supervisions"][0] if row["supervisions"] else {}
+    text, duration_s = segment.get("text") or "", row["duration"]
+    return (
+        row["id"],
+        split,
+        segment.get("speaker") or None,
+        text,
+        duration_s,
+        row["recording"]["sampling_rate"],
+        len(text) / duration_s if duration_s else float("inf"),
+        (row.get("custom") or {}).get("licence") or None,
+    )
+
+
+def _written_rows(
+    shard: Shard, behaviour: str, values: dict[str, dict[str, Any]], texts: dict[str, str]
+) -> tuple[pa.Table, pa.Table]:
+    """The rows for the sample, and those that are kept in full."""
+    rows, kept = [], []
+    for cut_id, value in values.items():
+        try:
+            transcript, text, finish_reason, _ = (
+                value[key] for key in ("transcript", "text", "finish_reason", "token_ids")
+            )
+        except KeyError as missing:
+            path = shard.field_path(behaviour)
+            raise BlspError(f"{path}, row {cut_id}: has no {missing}; run `blsp continuations` again") from None
+        is_copy = sentence_key(text) == sentence_key(transcript)
+        rows.append((cut_id, shard.split, behaviour, transcript, text, finish_reason, is_copy))
+        fits = transcript == texts[cut_id]
+        kept.append((cut_id, shard.split, behaviour, fits, *((None, None) if fits else (transcript, texts[cut_id]))))
+    return _columns(rows, _WRITTEN), _columns(kept, _KEPT_OF_WRITTEN)
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], types: dict[str, pa.DataType]) -> pa.Table:
+    columns = list(zip(*rows, strict=True)) or [()] * len(types)
+    return pa.table([pa.array(column, of) for column, of in zip(columns, types.values(), strict=True)], list(types))
+
+
+def _frame(tables: Sequence[pa.Table], types: dict[str, pa.DataType]) -> pd.DataFrame:
+    return pa.concat_tables([pa.schema(types).empty_table(), *tables]).to_pandas()
+
+
+def _splits_of(keys: NDArray[Any], in_splits: NDArray[Any], known: NDArray[np.bool_]) -> "pd.Series[str]":
+    """For each row the names of the splits in which its key is, by alphabet; none where it is not known."""
+    _, group = np.unique(keys, return_inverse=True)
+    together = np.zeros(len(keys), dtype=np.int64)
+    np.bitwise_or.at(together, group, in_splits)
+    names = [", ".join(sorted(s for at, s in enumerate(SPLITS) if mask >> at & 1)) for mask in range(2 ** len(SPLITS))]
+    return _named(pa.array(together[group], mask=~known), names)
+
+
+def missing_continuations(corpus: pd.DataFrame, dropped: dict[str, Sequence[str]]) -> "pd.Series[str]":
+    """For each utterance those of these behaviours that it has neither a row nor a listed drop of: "" or "repetition".
+
+    `dropped` has, by behaviour, the ids of the rows that were dropped.
+    """
+    names = list(dropped)
+    masks = np.zeros(len(corpus), dtype=np.int64)
+    for at, name in enumerate(names):
+        masks |= (~(corpus[name] | corpus["id"].isin(list(dropped[name])))).to_numpy().astype(np.int64) << at
+    different, codes = np.unique(masks, return_inverse=True)
+    sets = [", ".join(name for at, name in enumerate(names) if mask >> at & 1) for mask in different]
+    return _named(pa.array(codes), sets)
+
+
+def _named(codes: pa.Array, names: Sequence[str]) -> "pd.Series[str]":
+    found: pd.Series[str] = (
+        pa.DictionaryArray.from_arrays(codes, pa.array(names, pa.string())).cast(pa.string()).to_pandas()
+    )
+    return found

@@ -6,15 +6,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blsp.contracts import pages, tables
-from blsp.contracts.expectations import suites
-from blsp.contracts.verdicts import EXAMPLES, Verdict, name_examples, verdicts_of
+from blsp.contracts import counts, pages, tables
+from blsp.contracts.expectations import COUNTS, expectations
+from blsp.contracts.tables import Table
+from blsp.contracts.verdicts import EXAMPLES, Verdict, complete, verdicts_of
 from blsp.errors import BlspError
 from blsp.files import replace_dir, write_json
 from blsp.params import Params
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pandas as pd
+    from great_expectations.expectations.expectation import Expectation
 
 REPORT = "reports/validation.json"
 DATA_DOCS = "reports/data_docs"
@@ -48,18 +52,28 @@ def run(params: Params) -> None:
         )
 
 
-def read_tables(params: Params) -> "dict[str, pd.DataFrame]":
+def read_tables(params: Params) -> dict[str, Table]:
     """The tables to judge, by the names of their suites, from the folders and reports of the earlier stages."""
     behaviours = list(params.continuations.behaviours)
-    corpus = tables.read_corpus()
-    preparation = tables.preparation(tables.read_report(CORPUS_REPORT, "corpus"), corpus)
-    written = tables.read_report(CONTINUATIONS_REPORT, "continuations")
-    continuations = tables.read_continuations(corpus, behaviours)
-    corpus["missing_continuations"] = tables.missing_continuations(corpus, continuations, behaviours, written)
-    return {"preparation": preparation, "corpus": corpus, "continuations": continuations}
+    prepared = counts.read_report(CORPUS_REPORT, "corpus")
+    written = counts.read_report(CONTINUATIONS_REPORT, "continuations")
+    corpus, continuations = tables.read_shards(behaviours, params.validate_.sample_rows)
+    reasons, dropped_ids = counts.read_dropped_answers()
+    answers = counts.answers(written, corpus.rows, behaviours, reasons)
+    # Where a behaviour has a share, whom it was asked of is not in the report: there the counts must do.
+    of_all = answers.loc[answers["rows_not_asked"] == 0, "behaviour"]
+    corpus.rows["missing_continuations"] = tables.missing_continuations(
+        corpus.rows, {name: dropped_ids.get(name, []) for name in of_all}
+    )
+    return {
+        "preparation": Table(counts.preparation(prepared, len(corpus.rows))),
+        "corpus": corpus,
+        "answers": Table(answers),
+        "continuations": continuations,
+    }
 
 
-def judge(found: "dict[str, pd.DataFrame]", params: Params, docs_folder: str | Path) -> list[Verdict]:
+def judge(found: dict[str, Table], params: Params, docs_folder: str | Path) -> list[Verdict]:
     """One verdict an expectation, table by table; `docs_folder` then holds the Data Docs, index.html first."""
     import great_expectations as gx
     from great_expectations.core.run_identifier import RunIdentifier
@@ -67,6 +81,10 @@ def judge(found: "dict[str, pd.DataFrame]", params: Params, docs_folder: str | P
         DataContextConfig,
         InMemoryStoreBackendDefaults,
         ProgressBarsConfig,
+    )
+    from great_expectations.data_context.types.resource_identifiers import (
+        ExpectationSuiteIdentifier,
+        ValidationResultIdentifier,
     )
 
     config = DataContextConfig(
@@ -80,33 +98,47 @@ def judge(found: "dict[str, pd.DataFrame]", params: Params, docs_folder: str | P
     # The time is in the pages' addresses: the same data is to give the same files.
     run_id = RunIdentifier(run_name="validate", run_time=datetime(1970, 1, 1, tzinfo=UTC))
     verdicts = []
-    for name, suite in suites(params).items():
-        batches = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all rows")
-        definition = context.validation_definitions.add(
-            gx.ValidationDefinition(name=name, data=batches, suite=context.suites.add(suite))
+    for name, rules in expectations(params).items():
+        batches = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("rows")
+        table, parts = found[name], []
+        for rows, own in _parts(table, rules):
+            results = batches.get_batch({"dataframe": rows}).validate(
+                gx.ExpectationSuite(name=name, expectations=own),
+                result_format={"result_format": "SUMMARY", "partial_unexpected_count": EXAMPLES},
+            )
+            complete(results, rows, of=len(table.rows))
+            parts.append(results)
+        # One page a table, in the order of its rules.
+        whole, order = parts[0], [rule.meta["name"] for rule in rules]
+        if name in COUNTS:
+            whole.meta["counts"] = table.rows[COUNTS[name]].to_dict("records")
+        whole.results = sorted(
+            (result for part in parts for result in part.results),
+            key=lambda result: order.index(result.expectation_config.meta["name"]),
         )
-        results = definition.run(
-            batch_parameters={"dataframe": found[name]},
-            result_format={"result_format": "SUMMARY", "partial_unexpected_count": EXAMPLES},
-            run_id=run_id,
-        )
-        name_examples(results, found[name])
-        verdicts += verdicts_of(results)
-        for key in context.validation_results_store.list_keys():
-            if key.expectation_suite_identifier.name == name:
-                context.validation_results_store.set(key, results)
+        suite = ExpectationSuiteIdentifier(name)
+        context.validation_results_store.set(ValidationResultIdentifier(suite, run_id, f"tables-{name}"), whole)
+        verdicts += verdicts_of(whole)
     context.build_data_docs()
     shutil.rmtree(Path(docs_folder) / "static", ignore_errors=True)  # 4 MB of fonts and pictures for its own pages
     return verdicts
 
 
-def _report(found: "dict[str, pd.DataFrame]", verdicts: list[Verdict]) -> dict[str, Any]:
+def _parts(table: Table, rules: "list[Expectation]") -> "Iterator[tuple[pd.DataFrame, list[Expectation]]]":
+    """Rows, and the rules that are judged on them: in full, and on the sample."""
+    for in_full, rows in ((True, table.rows), (False, table.sample)):
+        own = [rule for rule in rules if rule.meta["in_full"] == in_full]
+        if own:
+            yield rows, own
+
+
+def _report(found: dict[str, Table], verdicts: list[Verdict]) -> dict[str, Any]:
     return {
         "success": not any(verdict.stops for verdict in verdicts),
         "expectations": len(verdicts),
         "failed_critical": sum(verdict.stops for verdict in verdicts),
         "failed_warning": sum(not verdict.success and not verdict.stops for verdict in verdicts),
-        "rows": {name: len(table) for name, table in found.items()},
+        "rows": {name: len(table.rows) for name, table in found.items()},
         "verdicts": [asdict(verdict) for verdict in verdicts],
     }
 

@@ -31,6 +31,9 @@ class Verdict:
     observed: str
     unexpected_count: int
     """Rows that are not as expected; some may be tolerated."""
+    rows_judged: int
+    """Of so many rows these were judged."""
+    rows: int
     examples: list[dict[str, Any]] = field(default_factory=list)
     """The first such rows: columns by name."""
 
@@ -38,18 +41,29 @@ class Verdict:
     def stops(self) -> bool:
         return not self.success and self.severity == "critical"
 
+    @property
+    def in_full(self) -> bool:
+        return self.rows_judged == self.rows
+
+    @property
+    def judged(self) -> str:
+        """On which rows."""
+        if self.in_full:
+            return f"every row: {self.rows:,}"
+        return f"a sample: {self.rows_judged:,} of {self.rows:,} rows"
+
     def lines(self) -> list[str]:
         """The verdict for a terminal: what was expected, what was found, example rows, the remedy."""
         return [
             f"{self.table}, {self.name} ({self.severity}): {self.description}",
-            f"  found: {self.observed}",
+            f"  found: {self.observed}" + ("" if self.in_full else f"; judged: {self.judged}"),
             *(f"    {show_row(row)}" for row in self.examples),
             f"  remedy: {self.remedy}",
         ]
 
 
 def verdicts_of(results: "ExpectationSuiteValidationResult") -> list[Verdict]:
-    """One verdict an expectation of the suite, in the suite's order, once `name_examples` has seen the results.
+    """One verdict an expectation of the suite, in the suite's order, once `complete` has seen the results.
 
     Raises RuntimeError where an expectation could not be judged at all.
     """
@@ -71,12 +85,16 @@ def _verdict(table: str, result: "ExpectationValidationResult") -> Verdict:
         severity=config.severity.value,
         success=bool(result.success),
         observed=_observed(found),
+        rows_judged=found["rows"][0],
+        rows=found["rows"][1],
         unexpected_count=int(found.get("unexpected_count") or 0),
         examples=found.get("partial_unexpected_index_list") or [],
     )
 
 
 def _observed(found: dict[str, Any]) -> str:
+    if "observed" in found:
+        return str(found["observed"])
     if "partial_missing_list" in found:
         missing = sorted(map(str, found["partial_missing_list"]))
         return f"no rows of {', '.join(missing)}" if missing else "as expected"
@@ -94,21 +112,26 @@ def _exception(info: dict[str, Any]) -> str | None:
     return None
 
 
-def name_examples(results: "ExpectationSuiteValidationResult", table: "pd.DataFrame") -> None:
-    """Nothing; afterwards the rows that `results` gives by position are there by their columns.
+def complete(results: "ExpectationSuiteValidationResult", rows: "pd.DataFrame", of: int) -> None:
+    """Nothing; afterwards `results` says on how many rows of how many it was judged, and shows rows by their columns.
 
     Asking Great Expectations for columns (`unexpected_index_column_names`) has it look up every unexpected
     row, one value at a time: minutes where 100,000 rows fail.
     """
-    shown = SHOWN_COLUMNS[str(results.suite_name)]
     for result in results.results:
-        positions = (result.result.get("partial_unexpected_index_list") or [])[:EXAMPLES]
+        config = result.expectation_config
+        assert config is not None and config.meta is not None
         # What identifies the row first, what is judged last.
-        columns = [*shown, *(name for name in _judged(result) if name not in shown)]
-        rows = table.loc[positions, columns].to_dict("records")
+        columns = [*SHOWN_COLUMNS[str(results.suite_name)], *config.meta["shows"], *_judged(result)]
+        positions = (result.result.get("partial_unexpected_index_list") or [])[:EXAMPLES]
+        shown = rows.loc[positions, list(dict.fromkeys(columns))].to_dict("records")
         result.result["partial_unexpected_index_list"] = [
-            {str(name): _plain(value) for name, value in row.items()} for row in rows
+            {str(name): _plain(value) for name, value in row.items()} for row in shown
         ]
+        result.result["rows"] = [len(rows), of]
+        if drops_of := config.meta["drops_of"]:
+            (row,) = rows[rows.iloc[:, 0] == drops_of].to_dict("records")
+            result.result["observed"] = f"dropped of {row['rows_in']:,}: {row['dropped']}"
 
 
 def _judged(result: "ExpectationValidationResult") -> list[str]:

@@ -51,7 +51,7 @@ def pack(
 
     `sources` read what `settings.sources` names: each gives the same rows each time it is called.
     """
-    staging = files.scratch_folder() / "corpus" / _key(settings)
+    staging = staging_folder(settings)
     found = planning.survey(sources, settings)
 
     def pack_all(unwanted: dict[str, Dropped]) -> Account:
@@ -86,11 +86,11 @@ def pack(
     return report
 
 
-def _key(settings: Corpus) -> str:
-    """A digest of what decides, beside the rows, what a shard holds: settings, and the code of this package."""
+def staging_folder(settings: Corpus) -> Path:
+    """Where finished shards wait, named by what decides, beside the rows, what they hold: settings and code."""
     code = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
     what = json.dumps([settings.model_dump(exclude={"sources"}), code, recogniser.digest(settings)], sort_keys=True)
-    return hashlib.sha256(what.encode()).hexdigest()[:24]
+    return files.scratch_folder() / "corpus" / hashlib.sha256(what.encode()).hexdigest()[:24]
 
 
 def _link(staged: Path, final: Path) -> None:

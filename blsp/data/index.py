@@ -133,14 +133,14 @@ def load_index(
         written = {name: read_field(shard, name, continuations_dir) for name in behaviours}
         rows = [
             {
-                "id": cut.id,
-                "transcript": cut.supervisions[0].text,
-                "num_samples": cut.num_samples,
+                "id": row["id"],
+                "transcript": row["supervisions"][0]["text"],
+                "num_samples": row["recording"]["num_samples"],
                 "shard": len(recordings) - 1,
-                **_place(places, cut.id, shard),
-                **{name: rows.get(cut.id) for name, rows in written.items()},
+                **_place(places, row["id"], shard),
+                **{name: rows.get(row["id"]) for name, rows in written.items()},
             }
-            for cut in shard.cuts()
+            for row in shard.rows()
         ]
         batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
     return SplitIndex(pa.Table.from_batches(batches, schema=schema), tuple(recordings), tuple(behaviours))

@@ -67,7 +67,7 @@ def pack_shard(shard: ShardRows, settings: Corpus, staging: Path) -> Tally:
 
     A shard that is there already, of the same rows, is kept as it is.
     """
-    folder, key = shard_folder(staging, shard.split, shard.number), _key(shard)
+    folder, key = shard_folder(staging, shard.split, shard.number), shard_key(shard)
     if (folder / TALLY).is_file() and (found := read_json(folder / TALLY))["key"] == key:
         return _tally(shard, found)
     dropped: Drops = []
@@ -148,7 +148,7 @@ def _tally(shard: ShardRows, found: dict[str, Any]) -> Tally:
     )
 
 
-def _key(shard: ShardRows) -> str:
+def shard_key(shard: ShardRows) -> str:
     """A digest of the rows: with settings and code, which name `staging`, all that decides what the shard holds."""
     what = [[vars(row) | {"audio": _identity(row.audio)} for row in shard.rows], shard.places, sorted(shard.unwanted)]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()

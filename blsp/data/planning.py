@@ -56,10 +56,14 @@ def survey(sources: Sequence[Source], settings: Corpus) -> Survey:
     values, counts = np.unique(np.array(hashes, dtype=np.int64), return_counts=True)
     repeated = frozenset(values[counts > 1].tolist())
     found = Survey(tuple(rows_in), speakers, splits.HeldOutSentences(), repeated, Counter())
-    for row in _worded(sources, settings, found.repeated_ids):
-        if isinstance(row, Utterance):
-            found.held_out.add(row.text, speakers.of(row))
-            found.rows_written[text.normalizer_of(row.language, settings.normalizer)] += 1
+    for row in _identified(sources, repeated):
+        if not isinstance(row, Utterance):
+            continue
+        found.rows_written[text.normalizer_of(row.language, settings.normalizer)] += 1
+        if (split := speakers.of(row)) != "train":
+            worded = _worded(row, settings)
+            if isinstance(worded, Utterance):
+                found.held_out.add(worded.text, split)
     return found
 
 
@@ -86,7 +90,7 @@ def plan(
         waiting[split], numbers[split] = [], numbers[split] + 1
         return made
 
-    for place, row in enumerate(_worded(sources, settings, found.repeated_ids)):
+    for place, row in enumerate(_worded(row, settings) for row in _identified(sources, found.repeated_ids)):
         if not isinstance(row, Utterance):
             drop(place, row)
             continue
@@ -107,19 +111,25 @@ def plan(
             yield shard(split)
 
 
-def _worded(sources: Iterable[Source], settings: Corpus, repeated_ids: frozenset[int]) -> Iterator[Row]:
-    """The rows in order, their transcripts normalised; those without words and repeated ids as Dropped."""
+def _identified(sources: Iterable[Source], repeated_ids: frozenset[int]) -> Iterator[Row]:
+    """The rows in order, those whose id an earlier one has as Dropped."""
     seen: set[str] = set()
-    for row in (row for source in sources for row in source()):
-        if isinstance(row, Utterance):
-            if row.id in seen:
-                row = Dropped(row.id, "duplicate_id", "an earlier row has this id; give each its own, or none")
-            else:
-                if hash(row.id) in repeated_ids:
+    for source in sources:
+        for row in source():
+            if isinstance(row, Utterance) and hash(row.id) in repeated_ids:
+                if row.id in seen:
+                    row = Dropped(row.id, "duplicate_id", "an earlier row has this id; give each its own, or none")
+                else:
                     seen.add(row.id)
-                try:
-                    normalizer = text.normalizer_of(row.language, settings.normalizer)
-                    row = replace(row, text=text.normalise(row.text, normalizer))
-                except Unusable as fault:
-                    row = Dropped(row.id, fault.reason, str(fault))
-        yield row
+            yield row
+
+
+def _worded(row: Row, settings: Corpus) -> Row:
+    """The row with its transcript normalised, as Dropped where it has no words."""
+    if not isinstance(row, Utterance):
+        return row
+    try:
+        normalizer = text.normalizer_of(row.language, settings.normalizer)
+        return replace(row, text=text.normalise(row.text, normalizer))
+    except Unusable as fault:
+        return Dropped(row.id, fault.reason, str(fault))

@@ -54,7 +54,7 @@ def normalizer_version(normalizer: Normalizer) -> str:
     return "blsp" if normalizer == "none" else f"whisper-normalizer {version('whisper-normalizer')}"
 
 
-# The corpus stage asks for each text twice, and Whisper's English normaliser takes 0.3 ms.
+# Corpora have many a text more than once, and Whisper's English normaliser takes 0.3 ms.
 @functools.lru_cache(maxsize=65_536)
 def normalise(text: str, normalizer: Normalizer) -> str:
     """The transcript as it is packed: punctuation tags written out, noise tags taken away, then `normalizer`.

@@ -1,5 +1,6 @@
 """A packed corpus with continuations in the working directory, good unless a test spoils it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from blsp.data import shards
+from blsp.data.drops import DROPPED, write_drops
 from blsp.data.records import SPLITS, Utterance
 from blsp.files import write_json
 
@@ -54,12 +56,15 @@ def answer(transcript: str, text: str, finish_reason: str = "stop") -> dict[str,
 def pack(
     rows: list[Row],
     corpus: dict[str, Any] | None = None,
-    dropped_continuations: Sequence[dict[str, str]] = (),
+    dropped: Sequence[dict[str, str]] = (),
+    dropped_answers: Sequence[dict[str, str]] = (),
+    behaviours: dict[str, dict[str, Any]] | None = None,
     shard_size: int = 4,
 ) -> None:
     """Nothing; afterwards the working directory is as the stages before `validate` leave it.
 
-    `corpus` overrides what reports/corpus.json says.
+    `corpus` and `behaviours` override what the reports say of sources and behaviours; `dropped` and `dropped_answers`
+    are the lists of rows.
     """
     for split in SPLITS:
         own = [row for row in rows if row.split == split]
@@ -71,9 +76,17 @@ def pack(
             for behaviour in BEHAVIOURS:
                 values = {row.id: row.written[behaviour] for row in own if row.id in ids}
                 shards.write_field(shard, behaviour, {id_: value for id_, value in values.items() if value})
-    kept = {"source": "mine", "rows_in": len(rows), "rows_kept": len(rows), "dropped": {}, "dropped_rows": []}
-    write_json("reports/corpus.json", kept | (corpus or {}))
-    write_json("reports/continuations.json", {"dropped_rows": list(dropped_continuations)})
+    write_drops(Path(shards.CORPUS_DIR) / DROPPED, dropped)
+    write_drops(Path(shards.CONTINUATIONS_DIR) / DROPPED, dropped_answers)
+    reasons = dict(Counter(row["reason"] for row in dropped))
+    counts = {"rows_in": len(rows) + len(dropped), "rows_kept": len(rows), "dropped": reasons} | (corpus or {})
+    write_json("reports/corpus.json", counts | {"sources": [{"name": "manifest", "path": "mine", **counts}]})
+    written = {}
+    for name in BEHAVIOURS:
+        reasons = dict(Counter(row["reason"] for row in dropped_answers if row["behaviour"] == name))
+        kept = sum(row.written[name] is not None for row in rows)
+        written[name] = {"rows": kept, "rows_not_asked": 0, "dropped": reasons} | (behaviours or {}).get(name, {})
+    write_json("reports/continuations.json", {"behaviours": written})
 
 
 def _audio(row: Row) -> tuple[Any, bytes]:

@@ -19,10 +19,18 @@ LIMITS = {
     "max_length_share": 0.04,
     "max_copy_share": 0.0,
     "max_drop_share": 0.2,
+    "max_answer_drop_share": 0.05,
+    "sample_rows": 1000,
 }
 RAW_PARAMS = COMMITTED | {
     "corpus": COMMITTED["corpus"] | {"sampling_rate_hz": RATE_HZ, "min_duration_s": 0.3},
-    "continuations": COMMITTED["continuations"] | {"behaviours": {name: f"Do {name}." for name in BEHAVIOURS}},
+    "continuations": COMMITTED["continuations"]
+    | {
+        "behaviours": {
+            name: {"instructions": [f"Do {name}."], "share": 1.0, "answer": kind, "language": None}
+            for name, kind in zip(BEHAVIOURS, ("new", "copy"), strict=True)
+        }
+    },
     "validate": LIMITS,
     "train": COMMITTED["train"] | {"shares": {"continuation": 1.0}},
 }
@@ -35,9 +43,9 @@ def working_directory(tmp_path, monkeypatch):
     return tmp_path
 
 
-def judged(rows, corpus=None, dropped_continuations=(), **limits):
-    """The message of the refusal, "" where there is none, and reports/validation.json."""
-    pack(rows, corpus, dropped_continuations)
+def judged(rows, packed=None, **limits):
+    """The message of the refusal, "" where there is none, and reports/validation.json; `packed` is for `pack`."""
+    pack(rows, **(packed or {}))
     params = PARAMS.model_copy(update={"validate_": PARAMS.validate_.model_copy(update=limits)})
     try:
         validate.run(params)
@@ -57,13 +65,14 @@ def test_a_good_corpus_passes(capfd):
     message, report = judged(good_rows())
     assert message == ""
     assert report["success"] and failures(report) == failures(report, "warning") == []
-    assert report["rows"] == {"preparation": 1, "corpus": 24, "continuations": 48}
+    assert report["rows"] == {"preparation": 2, "corpus": 24, "answers": 2, "continuations": 48}
     assert report["expectations"] == len(report["verdicts"]) >= 20
     out, err = capfd.readouterr()
     assert [line.split()[:2] for line in out.splitlines()] == [
         ["table", "rows"],
-        ["preparation", "1"],
+        ["preparation", "2"],
         ["corpus", "24"],
+        ["answers", "2"],
         ["continuations", "48"],
     ]
     assert err == ""  # no progress bars, no advice
@@ -119,17 +128,19 @@ VIOLATIONS = {
     "finish reasons known": (["dev-3"], "finish_reason 'error'"),
     "continuation is no copy": (["dev-4"], "text 'Dev turns the HEATER.', is_copy True"),
     "continuations not empty": (["dev-5"], r"text ' \n'"),
-    "transcripts up to date": (["same"] * 2 + ["dev-7"] * 2, "corpus_text 'another sentence now'"),
+    "transcripts up to date": (["dev-7"] * 2, "corpus_text 'another sentence now'"),
     "one row an utterance and behaviour": (["same"] * 4, "id 'same', split 'train', behaviour 'repetition'"),
 }
 
 
 def test_nothing_but_the_violations_is_refused(refusal):
     message, report = refusal
-    assert set(failures(report)) == set(VIOLATIONS) and failures(report, "warning") == []
-    assert not report["success"] and report["failed_critical"] == len(VIOLATIONS)
+    # The row that lacks is not in the counts either.
+    expected = {*VIOLATIONS, "utterances accounted for"}
+    assert set(failures(report)) == expected and failures(report, "warning") == []
+    assert not report["success"] and report["failed_critical"] == len(expected)
     first, *_, last = message.splitlines()
-    assert first.startswith(f"{len(VIOLATIONS)} of {report['expectations']} expectations fail")
+    assert first.startswith(f"{len(expected)} of {report['expectations']} expectations fail")
     assert last == "All verdicts: reports/data_docs/index.html, reports/validation.json"
 
 
@@ -151,38 +162,142 @@ def test_a_corpus_without_a_test_split_is_refused():
     assert "found: no rows of test" in message
 
 
-def test_rows_that_nobody_accounted_for_are_refused():
-    report = {
-        "rows_in": 48,
-        "dropped": {"too_long": 7, "empty_text": 4},
-        "dropped_rows": [{"id": "a", "reason": "too_long", "detail": "31 s"}],
-    }
-    message, verdict = judged(good_rows(), report)
-    assert failures(verdict) == ["rows accounted for", "dropped rows listed", "few rows dropped"]
-    assert "dropped 'empty_text: 4, too_long: 7', drop_share 0.2292" in message
+DROPPED = [{"id": str(number), "source": "mine", "reason": "too_long", "detail": "31 s"} for number in range(7)]
+
+
+@pytest.mark.parametrize(
+    ("corpus", "dropped", "expectations"),
+    [
+        ({"rows_in": 32}, DROPPED, ["rows accounted for"]),
+        ({"rows_kept": 23, "rows_in": 30}, DROPPED, ["kept rows packed"]),
+        ({}, [*DROPPED[1:], DROPPED[0] | {"reason": "silent"}], []),
+        ({"dropped": {"too_long": 7}}, [*DROPPED[1:], DROPPED[0] | {"reason": "silent"}], ["dropped rows listed"]),
+        ({"dropped": {"too_long": 7}}, [*DROPPED[1:], DROPPED[0] | {"source": "yours"}], ["dropped rows listed"]),
+        ({"dropped": {"too_long": 7}, "rows_in": 31}, DROPPED[1:], ["dropped rows listed"]),
+    ],
+)
+def test_counts_of_the_corpus_that_do_not_add_up_are_refused(corpus, dropped, expectations):
+    message, report = judged(good_rows(), {"corpus": corpus, "dropped": dropped}, max_drop_share=0.25)
+    assert failures(report) == expectations
+    assert bool(message) == bool(expectations)
+
+
+def test_one_source_may_not_hide_behind_another(monkeypatch):
+    """The totals are right, and so is each sum; the rows of one source are missing, those of the other are too many."""
+    pack(good_rows(), dropped=DROPPED)
+    report = json.loads(Path("reports/corpus.json").read_text())
+    halves = {"rows_in": 15, "rows_kept": 12, "dropped": {"too_long": 3}}, {"rows_in": 16, "rows_kept": 12}
+    sources = [{"name": "manifest", "path": path} | half for path, half in zip(("mine", "b"), halves, strict=True)]
+    sources[1]["dropped"] = {"too_long": 4}
+    write_json("reports/corpus.json", report | {"sources": sources})
+    with pytest.raises(BlspError) as refusal:
+        validate.run(
+            PARAMS.model_copy(update={"validate_": PARAMS.validate_.model_copy(update={"max_drop_share": 1.0})})
+        )
+    assert "dropped rows listed" in str(refusal.value) and "rows accounted for" not in str(refusal.value)
+    assert "source 'mine', dropped 'too_long: 3 (20.00%)', listed 'too_long: 7 (46.67%)'" in str(refusal.value)
+
+
+def test_too_many_dropped_rows_are_refused_with_their_reasons():
+    message, report = judged(good_rows(), {"dropped": DROPPED})
+    assert failures(report) == ["few rows dropped"]
+    assert "found: dropped of 31: too_long: 7 (22.58%)" in message
+
+
+def answers_dropped(rows, numbers, behaviour="repetition", reason="prompt_too_long"):
+    """The list of these answers, which are taken from their rows."""
+    for number in numbers:
+        rows[number].written[behaviour] = None
+    return [{"id": rows[n].id, "behaviour": behaviour, "reason": reason, "detail": "200 tokens"} for n in numbers]
 
 
 def test_what_is_dropped_for_a_reason_and_shares_within_their_limits_pass():
     rows = good_rows()
-    rows[5].written["repetition"] = None
+    dropped = answers_dropped(rows, [5])
     rows[6].written["repetition"]["finish_reason"] = "length"
     rows[5].written["continuation"]["text"] = rows[5].text.upper() + "."
-    dropped = [{"id": rows[5].id, "behaviour": "repetition", "reason": "prompt_too_long", "detail": "200 tokens"}]
     # One of 23 is cut, one of 24 is a copy.
-    message, report = judged(rows, None, dropped, max_length_share=1 / 23, max_copy_share=1 / 24)
+    message, report = judged(rows, {"dropped_answers": dropped}, max_length_share=1 / 23, max_copy_share=1 / 24)
     assert message == "" and report["success"]
     copies = next(verdict for verdict in report["verdicts"] if verdict["name"] == "continuation is no copy")
     assert copies["unexpected_count"] == 1 and copies["examples"][0]["id"] == rows[5].id
 
 
 def test_a_behaviour_without_any_row_is_refused():
-    rows, dropped = good_rows(), []
-    for row in rows:
-        row.written["repetition"] = None
-        dropped.append({"id": row.id, "behaviour": "repetition", "reason": "prompt_too_long", "detail": "200 tokens"})
-    message, report = judged(rows, None, dropped)
+    rows = good_rows()
+    message, report = judged(rows, {"dropped_answers": answers_dropped(rows, range(24))}, max_answer_drop_share=1.0)
     assert failures(report) == ["every behaviour written"]
-    assert "no rows of repetition" in message
+    assert "behaviour 'repetition', rows_found 0" in message
+
+
+def test_answers_dropped_too_often_for_one_reason_are_refused_with_all_shares():
+    rows = good_rows()
+    dropped = answers_dropped(rows, [1, 2], "continuation", "refusal")
+    dropped += answers_dropped(rows, [3], "continuation", "loop") + answers_dropped(rows, [1], reason="not_a_copy")
+    message, report = judged(rows, {"dropped_answers": dropped})
+    assert failures(report) == ["few answers of continuation dropped"]
+    found = {verdict["name"]: verdict["observed"] for verdict in report["verdicts"]}
+    assert found["few answers of continuation dropped"] == "dropped of 24: loop: 1 (4.17%), refusal: 2 (8.33%)"
+    assert found["few answers of repetition dropped"] == "dropped of 24: not_a_copy: 1 (4.17%)"
+    assert found["few answers of continuation dropped"] in message
+
+
+@pytest.mark.parametrize(
+    ("counts", "expectations"),
+    [
+        ({"rows": 22, "rows_not_asked": 1}, ["kept answers written"]),
+        ({"rows_not_asked": 1}, ["utterances accounted for"]),
+        ({"dropped": {"loop": 1}}, ["dropped answers listed"]),
+        ({"dropped": {"refusal": 2}}, ["utterances accounted for", "dropped answers listed"]),
+    ],
+)
+def test_counts_of_the_answers_that_do_not_add_up_are_refused(counts, expectations):
+    rows = good_rows()
+    dropped = answers_dropped(rows, [4], reason="refusal")
+    _, report = judged(
+        rows, {"dropped_answers": dropped, "behaviours": {"repetition": counts}}, max_answer_drop_share=1
+    )
+    assert failures(report) == expectations
+
+
+def test_utterances_that_a_behaviour_with_a_share_was_not_asked_for_are_not_missing():
+    rows = good_rows()
+    dropped = answers_dropped(rows, [4], reason="refusal")
+    answers_dropped(rows, range(6, 16))  # not asked
+    counts = {"repetition": {"rows_not_asked": 10}}
+    message, report = judged(rows, {"dropped_answers": dropped, "behaviours": counts}, max_answer_drop_share=0.1)
+    assert message == "" and report["success"]
+    # Of a behaviour that was asked of all, the same rows are missing.
+    _, report = judged(rows, {"dropped_answers": dropped}, max_answer_drop_share=0.1)
+    assert failures(report) == ["continuations complete", "utterances accounted for"]
+
+
+def test_values_are_judged_on_a_sample_and_what_one_row_may_spoil_in_full():
+    """Three of 24 utterances lack a licence: a sample of five need not see it. One id twice is always seen."""
+    rows = good_rows()
+    rows[3].id = rows[17].id
+    rows[9].text = rows[20].text
+    rows[11].written["continuation"]["transcript"] = "older"
+    _, report = judged(rows, sample_rows=5)
+    in_full = {
+        "unique ids",
+        "no sentence in two splits",
+        "one row an utterance and behaviour",
+        "transcripts up to date",
+    }
+    assert in_full <= set(failures(report))
+    judged_on = {verdict["name"]: (verdict["rows_judged"], verdict["rows"]) for verdict in report["verdicts"]}
+    assert all(judged_on[name] in ((24, 24), (48, 48)) for name in in_full)
+    assert judged_on["licences present"] == (5, 24) and judged_on["continuations not empty"] == (5, 48)
+
+
+def test_a_failure_in_a_sample_says_that_it_is_one():
+    rows = good_rows()
+    for row in rows:
+        row.licence = None
+    message, report = judged(rows, sample_rows=5)
+    assert failures(report) == ["licences present"]
+    assert "found: not as expected in 5 of 5 rows (100.00%); judged: a sample: 5 of 24 rows" in message
 
 
 def test_a_warning_is_shown_and_stops_nothing(capsys):
@@ -221,6 +336,7 @@ def test_the_data_docs_are_whole_without_a_network_and_the_same_for_the_same_dat
     assert [Path(address).stem for address in index.addresses] == [
         "tables-preparation",
         "tables-corpus",
+        "tables-answers",
         "tables-continuations",
     ]
     for address in index.addresses:
@@ -229,7 +345,7 @@ def test_the_data_docs_are_whole_without_a_network_and_the_same_for_the_same_dat
         assert [(docs / address).parent.joinpath(back).resolve() for back in page.addresses] == [
             (docs / "index.html").resolve()
         ]
-    assert "Remedy: Look at the rows: an LLM that copies" in page.text
+    assert "What to do: Look at the rows: an LLM that copies" in page.text
     assert "<script>alert(1)</script>" in page.text
     before = sha256_of("reports")
     with pytest.raises(BlspError):
