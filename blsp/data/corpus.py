@@ -6,8 +6,6 @@ sentences, to pack. What sounds like another row is known only then: the shards 
 
 import hashlib
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -19,11 +17,12 @@ from tqdm import tqdm
 
 from blsp import files
 from blsp.data import fingerprints, shards, sources, splits, text
-from blsp.data.packing import ShardRows, Tally, pack_shard, shard_folder
+from blsp.data.packing import TALLY, ShardRows, Tally, pack_shard, shard_name
 from blsp.data.records import SPLITS, Dropped, Row, Unusable, Utterance
 from blsp.errors import BlspError
 from blsp.executor import run_each
 from blsp.params import Corpus, Execution, Params
+from blsp.staging import NotWhole, Staging, staging_of
 
 REPORT = "reports/corpus.json"
 Source = Callable[[], Iterator[Row]]
@@ -47,7 +46,7 @@ def pack(
 
     `source` gives the same rows each time it is called.
     """
-    staging = files.scratch_folder() / "corpus" / _key(settings)
+    staging = staging_of(execution).at("corpus", _key(settings))
     speakers = splits.assign_speakers(source(), settings.dev_share, settings.test_share)
     held_out = splits.HeldOutSentences()
     rows_in = 0
@@ -61,6 +60,7 @@ def pack(
         planned = _planned(_worded(source(), settings), speakers, held_out, unwanted, settings.shard_size, packed)
         with tqdm(total=rows_in, desc="corpus", unit=" rows", mininterval=0.5) as progress:
             for tally in run_each(partial(pack_shard, settings=settings, staging=staging), planned, execution):
+                _check_staged(tally, staging)
                 packed.add(tally)
                 progress.update(packed.rows_seen - progress.n)
         return packed
@@ -75,10 +75,8 @@ def pack(
             kept = [tally for tally in packed.in_split(split) if tally.rows]
             (folder / split).mkdir()
             for number, tally in enumerate(kept):
-                for name, suffix in (("recording", "tar"), ("cuts", "jsonl.gz")):
-                    staged = shard_folder(staging, split, tally.number) / f"{name}.000000.{suffix}"
-                    _link(staged, folder / split / f"{name}.{number:06d}.{suffix}")
-    shutil.rmtree(staging)
+                _fetch(tally, staging.at(shard_name(split, tally.number)), folder / split, number)
+    staging.clear()
     return report
 
 
@@ -89,12 +87,32 @@ def _key(settings: Corpus) -> str:
     return hashlib.sha256(what.encode()).hexdigest()[:24]
 
 
-def _link(staged: Path, final: Path) -> None:
-    """Nothing; the file is in both places, and takes room once where the two are on one disk."""
-    try:
-        os.link(staged, final)
-    except OSError:
-        shutil.copyfile(staged, final)
+def _check_staged(tally: Tally, staging: Staging) -> None:
+    """Nothing. Raises BlspError where a worker put the shard elsewhere."""
+    if staging.at(shard_name(tally.split, tally.number)).contents(TALLY) is None:
+        raise BlspError(
+            f"{staging}: a worker stored {shard_name(tally.split, tally.number)} there, but the run itself does not "
+            f"find it; set execution.staging to a place in S3, or {files.SCRATCH_VARIABLE} to a folder that all share"
+        )
+
+
+def _fetch(tally: Tally, staging: Staging, folder: Path, number: int) -> None:
+    """Nothing; the shard is in `folder` under its final number.
+
+    Raises BlspError where a file is not what was stored: its shard is then done again by the next run.
+    """
+    for name, stored in tally.files.items():
+        final = folder / name.replace("000000", f"{number:06d}")
+        try:
+            whole = staging.fetch(name, final) == stored
+        except NotWhole:
+            whole = False
+        if not whole:
+            staging.remove(TALLY)
+            raise BlspError(
+                f"{staging}/{name}: was cut, altered or removed since it was stored; run it again: its shard is done "
+                "again, the others are kept"
+            )
 
 
 def _source(params: Params) -> Source:
@@ -140,7 +158,9 @@ def _planned(
     def shard(split: str) -> ShardRows:
         places, utterances = zip(*waiting[split], strict=True)
         of_these = {row.id: unwanted[row.id] for row in utterances if row.id in unwanted}
-        made = ShardRows(split, numbers[split], utterances, places, of_these)
+        local = (row.audio for row in utterances if isinstance(row.audio, Path))
+        witness = next((path for path in local if path.exists()), None)
+        made = ShardRows(split, numbers[split], utterances, places, of_these, witness)
         waiting[split], numbers[split] = [], numbers[split] + 1
         return made
 

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from blsp.data import audio, corpus, shards
 from blsp.data.records import SPLITS, Utterance, Waveform
 from blsp.errors import BlspError
-from blsp.params import Execution, Source, load_params
+from blsp.params import Source, load_params
 
 RATE_HZ = 16_000
 REPO = Path(__file__).parents[2]
@@ -331,7 +331,8 @@ def test_processes_change_nothing(params):
     write_manifest([*(row for row, _ in bad_rows()), *good_rows()])
     corpus.run(params)
     alone, report = contents("data"), Path("reports/corpus.json").read_bytes()
-    corpus.run(params.model_copy(update={"execution": Execution(processes=2)}))
+    several = params.execution.model_copy(update={"processes": 2})
+    corpus.run(params.model_copy(update={"execution": several}))
     assert contents("data") == alone
     assert Path("reports/corpus.json").read_bytes() == report
 

@@ -15,7 +15,7 @@ from blsp.data.audio import load
 from blsp.data.records import Dropped, Unusable, Utterance
 from blsp.data.sources.huggingface import read
 from blsp.errors import BlspError
-from blsp.params import Execution, load_params
+from blsp.params import load_params
 from tests.trained import PARAMS
 
 RATE_HZ = 8_000
@@ -242,8 +242,9 @@ def test_it_packs_and_keeps_no_copy(tmp_path, monkeypatch, home):
     for split, words in (("train", {0: "lamp", 1: "door"}), ("test", {2: "window"})):
         rows = [{"sentence": word, "audio": {"bytes": wav(seed), "path": None}} for seed, word in words.items()]
         parquet(tmp_path / "mine" / f"{split}.parquet", [*rows, {"sentence": None}], **TEXT)
-    settings = load_params(PARAMS).corpus.model_copy(update={"sampling_rate_hz": RATE_HZ})
-    report = corpus.pack(lambda: read(tmp_path / "mine"), settings, Execution(processes=1))
+    params = load_params(PARAMS)
+    execution, settings = params.execution, params.corpus.model_copy(update={"sampling_rate_hz": RATE_HZ})
+    report = corpus.pack(lambda: read(tmp_path / "mine"), settings, execution)
     assert (report["rows_in"], report["rows_kept"], report["dropped"]) == (5, 3, {"missing_key": 2})
     cuts = list(shards.load_cuts("train"))
     assert [cut.supervisions[0].text for cut in cuts] == ["lamp", "door"]

@@ -13,7 +13,7 @@ from blsp.data.audio import load
 from blsp.data.records import SPLITS, Dropped, Unusable, Utterance, Waveform
 from blsp.data.sources.lhotse import read
 from blsp.errors import BlspError
-from blsp.params import Execution, load_params
+from blsp.params import load_params
 from tests.trained import PARAMS
 
 RATE_HZ = 8_000
@@ -192,7 +192,11 @@ def test_a_manifest_broken_off_is_not_taken_for_whole(tmp_path):
 
 def test_a_packed_corpus_is_a_source_and_packs_to_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = load_params(PARAMS).corpus.model_copy(update={"shard_size": 2, "sampling_rate_hz": RATE_HZ})
+    params = load_params(PARAMS)
+    execution, settings = (
+        params.execution,
+        params.corpus.model_copy(update={"shard_size": 2, "sampling_rate_hz": RATE_HZ}),
+    )
 
     def made():
         for n in range(9):
@@ -207,8 +211,8 @@ def test_a_packed_corpus_is_a_source_and_packs_to_the_same(tmp_path, monkeypatch
                 source="made",
             )
 
-    corpus.pack(made, settings, Execution(processes=1), "first")
-    report = corpus.pack(lambda: read(tmp_path / "first"), settings, Execution(processes=1), "second")
+    corpus.pack(made, settings, execution, "first")
+    report = corpus.pack(lambda: read(tmp_path / "first"), settings, execution, "second")
     assert (report["rows_in"], report["rows_kept"]) == (9, 9)
     for split in SPLITS:
         first, second = (list(shards.load_cuts(split, corpus_dir=name)) for name in ("first", "second"))
