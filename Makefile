@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := dev,huggingface,serve
+EXTRAS := dev,huggingface,serve,cluster
 # uv does not read pip's settings: those that say where packages lie are passed on.
 UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(if $(PIP_INDEX_URL),UV_DEFAULT_INDEX="$(PIP_INDEX_URL)") $(BIN)/uv
 # Models this small gain nothing from threads that spin while they wait.

@@ -67,15 +67,16 @@ def finish_shards() -> None:
 
     from blsp.data import corpus, packing, planning, shards, sources
     from blsp.data.fingerprints import Print
-    from blsp.files import replace_dir, write_json
+    from blsp.staging import staging_of
 
     settings, rng = params().corpus, np.random.default_rng(0)
     readers = [lambda: sources.rows(settings.sources[0], params().miniature)]
     planned = planning.plan(readers, settings, planning.survey(readers, settings), {}, lambda place, row: None)
-    staging = corpus.staging_folder(settings)
+    staging = staging_of(params().execution).at("corpus", corpus.staging_key(settings))
     for shard in tqdm(planned, "shards", unit="shard"):
         prints = []
-        with replace_dir(packing.shard_folder(staging, shard.split, shard.number)) as folder:
+        own = staging.at(packing.shard_name(shard.split, shard.number))
+        with own.workspace() as folder:
             with shards.ShardWriter(folder, len(shard.rows)) as writer:
                 for row in shard.rows:
                     # Lengths in steps of 10 ms, as corpora have them.
@@ -89,7 +90,7 @@ def finish_shards() -> None:
                 "dropped": [],
                 "prints": [one.as_list() for one in prints],
             }
-            write_json(folder / packing.TALLY, tally)
+            packing.store_shard(tally, folder, own)
 
 
 def write_answers() -> None:

@@ -15,6 +15,8 @@ PARAMS_FILE = "params.yaml"
 COMMIT = "^[0-9a-f]{40}$"
 NAME = "^[a-z][a-z0-9_]*$"
 LANGUAGE = "^(transcript|[a-z]{2,3})$"
+RAY_ADDRESS = "^(auto|(ray://)?[^:/@ ]+:[0-9]+)$"
+S3_PREFIX = "^s3://[a-z0-9][a-z0-9.-]+(/[^/]+)+$"
 SERVER_URL = "^https?://[^@/]+(/[^@]*)?/v1$"
 
 Count = Annotated[int, Field(gt=0)]
@@ -168,10 +170,22 @@ class Corpus(Record):
 
 
 class Execution(Record):
+    executor: Literal["local", "ray"]
     processes: Count
     prompts_at_once: Count
     server_url: Annotated[str, Field(pattern=SERVER_URL)] | None
     timeout_s: Positive
+    ray_address: Annotated[str, Field(pattern=RAY_ADDRESS)] | None
+    staging: Annotated[str, Field(pattern=S3_PREFIX)] | None
+
+    @model_validator(mode="after")
+    def executor_has_what_it_needs(self) -> Self:
+        if (self.executor == "ray") == (self.ray_address is None):
+            wanted = "must be given" if self.ray_address is None else "must be null"
+            raise ValueError(
+                f"where executor is {self.executor}, ray_address {wanted}; found {_shown(self.ray_address)}"
+            )
+        return self
 
 
 class Behaviour(Record):
@@ -377,6 +391,8 @@ def _explain(fault: Any) -> str:
 
 _PATTERNS = {
     COMMIT: "a commit in full, 40 digits of 0-9 and a-f (a branch or tag may move)",
+    RAY_ADDRESS: "auto (the cluster of this machine), host:6379 or ray://host:10001",
+    S3_PREFIX: "s3://bucket/prefix, without a slash at its end",
     SERVER_URL: "an address that ends in /v1, such as http://localhost:8000/v1, with no key in it",
     LANGUAGE: "`transcript`, or a language's code of two or three letters, such as de",
     NAME: "a name of small letters, digits and _ that begins with a letter",

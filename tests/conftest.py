@@ -11,6 +11,7 @@ import pytest
 import flows  # noqa: F401  its settings come before Prefect's import
 from blsp.params import load_params
 from tests import tiny
+from tests.s3 import s3, s3_proxy  # noqa: F401  fixtures
 from tests.trained import PARAMS, Trained
 
 

@@ -7,9 +7,7 @@ before any rule on its quality.
 
 import hashlib
 import json
-import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -19,10 +17,10 @@ from blsp.backbones import load_llm, load_tokenizer
 from blsp.continuation import engine, openai_server, teacher
 from blsp.continuation.openai_server import Server
 from blsp.data.shards import read_jsonl_gz, write_jsonl_gz
+from blsp.errors import BlspError
 from blsp.model import continuous, decoding
 from blsp.model.decoding import Answer
-
-KEPT_S = 30 * 24 * 3600.0
+from blsp.staging import NotWhole, Staging
 
 
 @dataclass(frozen=True)
@@ -57,28 +55,35 @@ class Written:
     kept_temperature: float | None = None
 
 
-def answer_prompts(prompts: Sequence[str], asker: Asker, folder: Path) -> Path:
-    """The file in `folder` with the answers to these prompts, in their order; it is written where it is not there."""
-    path = folder / asker.file_name(prompts)
-    if path.is_file():
-        os.utime(path)
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    write_jsonl_gz(path, map(asdict, _written(prompts, asker)))
-    return path
+def answer_prompts(prompts: Sequence[str], asker: Asker, staging: Staging) -> str:
+    """The name in `staging` of the answers to these prompts, in their order; they are written where they are not there.
+
+    Raises BlspError where a server does not answer.
+    """
+    name = asker.file_name(prompts)
+    if staging.contents(name) is None:
+        with staging.workspace() as folder:
+            write_jsonl_gz(folder / name, map(asdict, _written(prompts, asker)))
+            staging.store(folder / name, name)
+    return name
 
 
-def read_answers(path: Path) -> Iterator[Written]:
-    """What `answer_prompts` wrote, in its prompts' order."""
-    for row in read_jsonl_gz(path):
-        yield Written(Answer(**row.pop("answer")), **row)
+def read_answers(name: str, staging: Staging) -> list[Written]:
+    """What `answer_prompts` wrote, in its prompts' order.
 
-
-def forget_old_answers(folder: Path) -> None:
-    """Nothing; answers that no run has asked for in KEPT_S seconds are gone."""
-    for path in folder.glob("*.jsonl.gz"):
-        if path.stat().st_mtime < time.time() - KEPT_S:
-            path.unlink(missing_ok=True)
+    Raises BlspError where it is not there whole: the next run asks for it again.
+    """
+    with staging.workspace() as folder:
+        try:
+            staging.fetch(name, folder / name)
+            staging.keep(name)
+            return [Written(Answer(**row.pop("answer")), **row) for row in read_jsonl_gz(folder / name)]
+        except (NotWhole, EOFError, OSError, ValueError) as error:
+            staging.remove(name)
+            raise BlspError(
+                f"{staging}/{name}: the answers of a shard are not there whole ({error}); run it again: they are asked "
+                f"for again, the others are kept. Workers must share {staging}: see execution.staging in params.yaml"
+            ) from None
 
 
 def _written(prompts: Sequence[str], asker: Asker) -> list[Written]:

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from blsp.backbones import load_tokenizer, pins
-from blsp.continuation.answers import Asker, answer_prompts, forget_old_answers, read_answers
+from blsp.continuation.answers import Asker, answer_prompts, read_answers
 from blsp.continuation.openai_server import Server, check_server
 from blsp.continuation.sheets import Sheet, fill_sheet, make_sheet
 from blsp.data.drops import DROPPED, write_drops
@@ -17,8 +17,9 @@ from blsp.data.records import SPLITS
 from blsp.data.shards import CONTINUATIONS_DIR, iter_shards, write_field
 from blsp.errors import BlspError
 from blsp.executor import run_each
-from blsp.files import replace_dir, scratch_folder, write_json
+from blsp.files import replace_dir, write_json
 from blsp.params import Continuations, Params
+from blsp.staging import Staging, staging_of
 
 REPORT = "reports/continuations.json"
 EXAMPLES_PER_REASON = 3
@@ -35,7 +36,7 @@ def run(params: Params) -> None:
         write_drops(folder / DROPPED, _write_fields(params, folder, report))
         if not report.utterances:
             raise BlspError("data/corpus holds no utterance to write from; run `blsp corpus`")
-    forget_old_answers(_answers_folder())
+    _staging(params).forget()
     write_json(REPORT, report.as_dict())
     print(report.summary())
 
@@ -54,12 +55,13 @@ def _write_fields(params: Params, folder: Path, report: "_Report") -> Iterator[d
                 asked.append(make_sheet(shard, behaviour, settings, tokenizer))
                 yield asked[-1].prompts
 
-    answer = partial(answer_prompts, asker=asker, folder=_answers_folder())
+    staging = _staging(params)
+    answer = partial(answer_prompts, asker=asker, staging=staging)
     total = len(shards) * len(settings.behaviours)
     with tqdm(total=total, desc="continuations", unit=" shards", mininterval=0.5) as progress:
-        for path in run_each(answer, prompts(), params.execution):
+        for name in run_each(answer, prompts(), params.execution, gpus=0 if asker.server else 1):
             sheet = asked.popleft()
-            rows, dropped = fill_sheet(sheet, read_answers(path), settings, asker.pin)
+            rows, dropped = fill_sheet(sheet, read_answers(name, staging), settings, asker.pin)
             write_field(sheet.shard, sheet.behaviour, rows, folder)
             report.add(sheet, rows, dropped)
             progress.update()
@@ -79,8 +81,8 @@ def _asker(params: Params) -> Asker:
     return Asker(pin, settings.max_new_tokens, *kept, execution.prompts_at_once, server)
 
 
-def _answers_folder() -> Path:
-    return scratch_folder().resolve() / "answers"
+def _staging(params: Params) -> Staging:
+    return staging_of(params.execution).at("answers")
 
 
 class _Report:

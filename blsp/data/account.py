@@ -15,6 +15,7 @@ from blsp.data.fingerprints import Prints
 from blsp.data.packing import Tally
 from blsp.data.records import SPLITS, Dropped
 from blsp.params import Source
+from blsp.staging import Contents
 
 EXAMPLES = 3  # of each reason, in the report
 _UNREAD = "unread"  # dropped before any audio was read
@@ -27,8 +28,8 @@ class Account:
         self.sources, self.rows_in = sources, rows_in
         self.rows_seen = 0
         self.prints = {split: Prints() for split in SPLITS}
-        self.shards: dict[str, list[int]] = {split: [] for split in SPLITS}
-        """The numbers of the shards that hold rows."""
+        self.shards: dict[str, list[tuple[int, dict[str, Contents]]]] = {split: [] for split in SPLITS}
+        """The shards that hold rows: their numbers, and their files as they are staged."""
         self._ends = np.cumsum(rows_in)
         self._kept = np.zeros(len(rows_in), dtype=np.int64)
         self._rows = dict.fromkeys(SPLITS, 0)
@@ -52,7 +53,7 @@ class Account:
         self._speakers[split].update(tally.speakers)
         self.prints[split].extend(tally.prints)
         if tally.rows:
-            self.shards[split].append(tally.number)
+            self.shards[split].append((tally.number, tally.files))
 
     def settle(self, path: Path) -> dict[str, Any]:
         """The counts for reports/corpus.json; `path` then lists the dropped rows in the sources' order.

@@ -6,9 +6,7 @@ sentences, to pack. What sounds like another row is known only then: the shards 
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,12 @@ from blsp import files
 from blsp.data import fingerprints, planning, recogniser, shards, sources, splits
 from blsp.data.account import Account
 from blsp.data.drops import DROPPED
-from blsp.data.packing import pack_shard, shard_folder
+from blsp.data.packing import TALLY, Tally, pack_shard, shard_name
 from blsp.data.records import SPLITS, Dropped
 from blsp.errors import BlspError
 from blsp.executor import run_each
 from blsp.params import Corpus, Execution, Params
+from blsp.staging import Contents, NotWhole, Staging, staging_of
 
 REPORT = "reports/corpus.json"
 
@@ -51,7 +50,7 @@ def pack(
 
     `sources` read what `settings.sources` names: each gives the same rows each time it is called.
     """
-    staging = staging_folder(settings)
+    staging = staging_of(execution).at("corpus", staging_key(settings))
     found = planning.survey(sources, settings)
 
     def pack_all(unwanted: dict[str, Dropped]) -> Account:
@@ -59,6 +58,7 @@ def pack(
         planned = planning.plan(sources, settings, found, unwanted, account.drop)
         with tqdm(total=sum(found.rows_in), desc="corpus", unit=" rows", mininterval=0.5) as progress:
             for tally in run_each(partial(pack_shard, settings=settings, staging=staging), planned, execution):
+                _check_staged(tally, staging)
                 account.add(tally)
                 progress.update(account.rows_seen - progress.n)
         return account
@@ -67,38 +67,54 @@ def pack(
     if unwanted := _heard_before(account.prints):
         account.close()
         account = pack_all(unwanted)
-    staging.mkdir(parents=True, exist_ok=True)
-    report = {
-        "normalizer": settings.normalizer,
-        "normalizers": found.normalizers(),
-        **account.settle(staging / DROPPED),
-    }
-    _refuse_empty(report)
     with files.replace_dir(corpus_dir) as folder:
+        report = {
+            "normalizer": settings.normalizer,
+            "normalizers": found.normalizers(),
+            **account.settle(folder / DROPPED),
+        }
+        _refuse_empty(report)
         for split in SPLITS:
             (folder / split).mkdir()
-            for number, packed in enumerate(account.shards[split]):
-                for name, suffix in (("recording", "tar"), ("cuts", "jsonl.gz")):
-                    staged = shard_folder(staging, split, packed) / f"{name}.000000.{suffix}"
-                    _link(staged, folder / split / f"{name}.{number:06d}.{suffix}")
-        _link(staging / DROPPED, folder / DROPPED)
-    shutil.rmtree(staging)
+            for number, (packed, contents) in enumerate(account.shards[split]):
+                _fetch(contents, staging.at(shard_name(split, packed)), folder / split, number)
+    staging.clear()
     return report
 
 
-def staging_folder(settings: Corpus) -> Path:
-    """Where finished shards wait, named by what decides, beside the rows, what they hold: settings and code."""
+def staging_key(settings: Corpus) -> str:
+    """A digest of what decides, beside the rows, what a shard holds: settings, and the code of this package."""
     code = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
     what = json.dumps([settings.model_dump(exclude={"sources"}), code, recogniser.digest(settings)], sort_keys=True)
-    return files.scratch_folder() / "corpus" / hashlib.sha256(what.encode()).hexdigest()[:24]
+    return hashlib.sha256(what.encode()).hexdigest()[:24]
 
 
-def _link(staged: Path, final: Path) -> None:
-    """Nothing; the file is in both places, and takes room once where the two are on one disk."""
-    try:
-        os.link(staged, final)
-    except OSError:
-        shutil.copyfile(staged, final)
+def _check_staged(tally: Tally, staging: Staging) -> None:
+    """Nothing. Raises BlspError where a worker put the shard elsewhere."""
+    if staging.at(shard_name(tally.split, tally.number)).contents(TALLY) is None:
+        raise BlspError(
+            f"{staging}: a worker stored {shard_name(tally.split, tally.number)} there, but the run itself does not "
+            f"find it; set execution.staging to a place in S3, or {files.SCRATCH_VARIABLE} to a folder that all share"
+        )
+
+
+def _fetch(contents: Mapping[str, Contents], staging: Staging, folder: Path, number: int) -> None:
+    """Nothing; the shard, files of these contents, is in `folder` under its final number.
+
+    Raises BlspError where a file is not what was stored: its shard is then done again by the next run.
+    """
+    for name, stored in contents.items():
+        final = folder / name.replace("000000", f"{number:06d}")
+        try:
+            whole = staging.fetch(name, final) == stored
+        except NotWhole:
+            whole = False
+        if not whole:
+            staging.remove(TALLY)
+            raise BlspError(
+                f"{staging}/{name}: was cut, altered or removed since it was stored; run it again: its shard is done "
+                "again, the others are kept"
+            )
 
 
 def _heard_before(prints: dict[str, fingerprints.Prints]) -> dict[str, Dropped]:

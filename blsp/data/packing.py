@@ -1,13 +1,14 @@
 """One shard of the corpus from its rows: decoded, judged, encoded. The same here, in another process, elsewhere.
 
 <staging>/train.000012/recording.000000.tar, cuts.000000.jsonl.gz    absent where no row was kept
-<staging>/train.000012/tally.json                                    written last, so it means complete
+<staging>/train.000012/tally.json                                    stored last, with size and SHA-256 of the others
 """
 
 import hashlib
 import json
+import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import partial
 from itertools import islice
 from operator import itemgetter
@@ -19,8 +20,10 @@ from numpy.typing import NDArray
 
 from blsp.data import audio, fingerprints, quality, recogniser, shards
 from blsp.data.records import Audio, Dropped, Unusable, Utterance
-from blsp.files import read_json, replace_dir, write_json
+from blsp.errors import BlspError
+from blsp.files import read_json, write_json
 from blsp.params import Corpus
+from blsp.staging import Contents, NotWhole, Staging
 
 TALLY = "tally.json"
 
@@ -31,13 +34,17 @@ Drops = list[tuple[int, Dropped]]
 
 @dataclass(frozen=True)
 class ShardRows:
-    """The rows of one shard to be: `places` are theirs in the source, `unwanted` those to leave out, by id."""
+    """The rows of one shard to be: `places` are theirs in the source, `unwanted` those to leave out, by id.
+
+    `witness` is a file of the rows that is there for the run, and must be for whoever packs them.
+    """
 
     split: str
     number: int
     rows: tuple[Utterance, ...]
     places: tuple[int, ...]
     unwanted: Mapping[str, Dropped] = field(default_factory=dict)
+    witness: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Tally:
     """What became of a shard's rows.
 
     `places` are those of the rows kept, `prints` what they sound like; `dropped` are pairs of a row's place and why it
-    is not there.
+    is not there; `files` are the shard's, by name, none where no row was kept.
     """
 
     split: str
@@ -55,6 +62,7 @@ class Tally:
     places: list[int]
     dropped: Drops
     prints: list[fingerprints.Print]
+    files: dict[str, Contents]
 
     @property
     def rows(self) -> int:
@@ -62,39 +70,66 @@ class Tally:
         return len(self.prints)
 
 
-def pack_shard(shard: ShardRows, settings: Corpus, staging: Path) -> Tally:
-    """The shard's tally; its files are in a folder of `staging`, as they will be in the corpus.
+def pack_shard(shard: ShardRows, settings: Corpus, staging: Staging) -> Tally:
+    """The shard's tally; its files are in `staging`, as they will be in the corpus.
 
-    A shard that is there already, of the same rows, is kept as it is.
+    A shard that is there already, of the same rows and whole, is kept as it is.
+    Raises BlspError where this machine does not have the files that the run has.
     """
-    folder, key = shard_folder(staging, shard.split, shard.number), shard_key(shard)
-    if (folder / TALLY).is_file() and (found := read_json(folder / TALLY))["key"] == key:
-        return _tally(shard, found)
-    dropped: Drops = []
-    kept: list[fingerprints.Print] = []
-    seconds, speakers = 0.0, set()
-    with replace_dir(folder) as temporary:
-        with shards.ShardWriter(temporary, max(len(shard.rows), 1)) as writer:
+    if shard.witness and not shard.witness.exists():
+        raise BlspError(
+            f"{shard.witness}: {socket.gethostname()} has no such file, but the run's own machine has: workers must "
+            "have the sources under the same names; mount them there, or keep them in S3"
+        )
+    staging, key = staging.at(shard_name(shard.split, shard.number)), shard_key(shard)
+    with staging.workspace() as folder:
+        if found := _finished(staging, key, folder):
+            return _tally(shard, found)
+        dropped: Drops = []
+        kept: list[fingerprints.Print] = []
+        seconds, speakers = 0.0, set()
+        with shards.ShardWriter(folder, max(len(shard.rows), 1)) as writer:
             for row, samples in _agreed(_usable(shard, settings, dropped), settings, dropped):
                 cut = shards.make_cut(row, shard.split, samples.size, settings.sampling_rate_hz)
                 writer.write(cut, shards.encode_flac(samples, settings.sampling_rate_hz))
                 kept.append(fingerprints.print_of(row.id, samples, settings.sampling_rate_hz, row.translation))
                 seconds += samples.size / settings.sampling_rate_hz
                 speakers |= {row.speaker} if row.speaker else set()
+        dropped.sort(key=itemgetter(0))
         tally = {
             "key": key,
             "seconds": seconds,
             "speakers": sorted(speakers),
-            "dropped": [[place, row.id, row.reason, row.detail] for place, row in sorted(dropped, key=itemgetter(0))],
+            "dropped": [[place, row.id, row.reason, row.detail] for place, row in dropped],
             "prints": [one.as_list() for one in kept],
         }
-        write_json(temporary / TALLY, tally)
-    return _tally(shard, tally)
+        return _tally(shard, store_shard(tally, folder, staging))
 
 
-def shard_folder(staging: Path, split: str, number: int) -> Path:
-    """Where the files of a shard are before they are the corpus's."""
-    return staging / f"{split}.{number:06d}"
+def store_shard(tally: dict[str, Any], folder: Path, staging: Staging) -> dict[str, Any]:
+    """The tally with what the shard's files hold: they have moved from `folder` to `staging`, and then the tally."""
+    stored = {path.name: astuple(staging.store(path, path.name)) for path in sorted(folder.iterdir())}
+    write_json(folder / TALLY, tally | {"files": stored})
+    staging.store(folder / TALLY, TALLY)
+    return tally | {"files": stored}
+
+
+def shard_name(split: str, number: int) -> str:
+    """Under which name the files of a shard are staged."""
+    return f"{split}.{number:06d}"
+
+
+def _finished(staging: Staging, key: str, folder: Path) -> dict[str, Any] | None:
+    """The tally of a shard of these rows that is there whole; None where it is to be done."""
+    try:
+        staging.fetch(TALLY, folder / TALLY)
+        found: dict[str, Any] = read_json(folder / TALLY)
+    except (NotWhole, ValueError):  # ValueError: cut, where a machine went down before its disk had it
+        return None
+    finally:
+        (folder / TALLY).unlink(missing_ok=True)
+    whole = all(staging.contents(name) == Contents(*wanted) for name, wanted in found["files"].items())
+    return found if found["key"] == key and whole else None
 
 
 def usable_samples(utterance: Utterance, settings: Corpus) -> Samples:
@@ -145,6 +180,7 @@ def _tally(shard: ShardRows, found: dict[str, Any]) -> Tally:
         places=[place for place in shard.places if place not in gone],
         dropped=[(place, Dropped(*row)) for place, *row in found["dropped"]],
         prints=[fingerprints.Print.from_list(one) for one in found["prints"]],
+        files={name: Contents(*contents) for name, contents in found["files"].items()},
     )
 
 

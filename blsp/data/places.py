@@ -90,7 +90,7 @@ def _content(path: "S3Path") -> bytes:
     attempt = 1
     while True:
         try:
-            answer = _client().client.get_object(Bucket=path.bucket, Key=path.key)
+            answer = s3().get_object(Bucket=path.bucket, Key=path.key)
             body: bytes = answer["Body"].read()
             return body
         except broken_off:  # boto3 makes a request again, but not for a body broken off
@@ -104,9 +104,14 @@ def _content(path: "S3Path") -> bytes:
             raise
 
 
+def s3() -> Any:
+    """boto3's client: makes each request ATTEMPTS times."""
+    return _client().client
+
+
 @contextlib.contextmanager
-def explained(where: Any) -> Iterator[None]:
-    """A block in which what S3 refuses, or fails to give after ATTEMPTS, is a BlspError."""
+def explained(where: Any, verb: str = "give") -> Iterator[None]:
+    """A block in which what S3 refuses, or fails to give (or take) after ATTEMPTS, is a BlspError."""
     try:
         yield
     except Exception as error:
@@ -116,7 +121,7 @@ def explained(where: Any) -> Iterator[None]:
         if not isinstance(error, Boto3Error | BotoCoreError | ClientError):
             raise
         raise BlspError(
-            f"{where}: S3 does not give it ({error}); check the bucket, AWS_ENDPOINT_URL and the credentials in the "
+            f"{where}: S3 does not {verb} it ({error}); check the bucket, AWS_ENDPOINT_URL and the credentials in the "
             "environment, or run again when the server answers"
         ) from error
 

@@ -7,6 +7,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,9 @@ def plan(
     def shard(split: str) -> ShardRows:
         places, utterances = zip(*waiting[split], strict=True)
         of_these = {row.id: unwanted[row.id] for row in utterances if row.id in unwanted}
-        made = ShardRows(split, numbers[split], utterances, places, of_these)
+        local = (row.audio for row in utterances if isinstance(row.audio, Path))
+        witness = next((path for path in local if path.exists()), None)
+        made = ShardRows(split, numbers[split], utterances, places, of_these, witness)
         waiting[split], numbers[split] = [], numbers[split] + 1
         return made
 

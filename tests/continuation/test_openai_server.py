@@ -24,8 +24,8 @@ from blsp.files import write_json
 from blsp.model.chat import build_prompt, end_of_turn
 from blsp.params import Params
 from tests.continuation.asking import asking
-from tests.continuation.faults import Proxy, body, dropped, slow, status, truncated, truncated_unseen
 from tests.contracts import packed
+from tests.faults import Proxy, body, dropped, slow, status, truncated, truncated_unseen
 
 TEXTS = ["play some jazz music in the attic", "stop", "please buy soap at the market which shop", "call anna"]
 MAX_NEW_TOKENS = 16
@@ -93,14 +93,14 @@ def _is_up(url):
 def proxy(address, monkeypatch):
     monkeypatch.setattr(http, "FIRST_PAUSE_S", 0.01)
     monkeypatch.delenv(http.KEY_VARIABLE, raising=False)
-    proxy = Proxy(address)
+    proxy = Proxy(address.removeprefix("http://"))
     yield proxy
     proxy.close()
 
 
 @pytest.fixture
 def server(proxy, served):
-    return server_of(served, proxy.url)
+    return server_of(served, f"{proxy.url}/v1")
 
 
 def server_of(model, url, timeout_s=60.0):
@@ -166,7 +166,7 @@ def test_a_server_that_asks_for_a_pause_gets_it(llm, server, proxy, expected):
 
 def test_an_answer_that_takes_too_long_is_asked_for_again(llm, served, proxy, expected):
     proxy.faults.append(slow(30))
-    server = server_of(served, proxy.url, timeout_s=10.0)
+    server = server_of(served, f"{proxy.url}/v1", timeout_s=10.0)
     assert dict(ask_server(server, llm[1], prompts(llm[1])[:1], MAX_NEW_TOKENS)) == {0: expected[0]}
     assert len(proxy.seen) == 2
 
@@ -203,7 +203,7 @@ def test_the_key_comes_from_the_environment_alone(llm, server, proxy, monkeypatc
 
 def test_a_server_without_this_model_is_refused(llm, proxy):
     with pytest.raises(BlspError, match=r"status 400: Server is pinned .* \(continuations.server_model,"):
-        check_server(server_of("another/model", proxy.url), llm[1])
+        check_server(server_of("another/model", f"{proxy.url}/v1"), llm[1])
 
 
 def test_where_nobody_answers_it_is_said_at_once(llm):

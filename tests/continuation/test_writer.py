@@ -17,8 +17,10 @@ from blsp.continuation.engine import write_answers
 from blsp.data.drops import read_drops
 from blsp.data.records import SPLITS
 from blsp.data.shards import iter_shards, read_field
+from blsp.errors import BlspError
 from blsp.files import read_json, write_json
 from blsp.model.chat import build_prompt
+from blsp.staging import FolderStaging
 from tests.continuation.asking import ANY, asking
 from tests.contracts import packed
 
@@ -189,7 +191,7 @@ written, write = 0, answers.write_jsonl_gz
 def write_or_die(path, rows):
     global written
     if written == 5:
-        path.with_name(f".{path.name}.tmp").write_bytes(b"half")
+        path.write_bytes(b"half")
         os.kill(os.getpid(), 9)
     written += 1
     write(path, rows)
@@ -231,5 +233,26 @@ def test_answers_nobody_asked_for_in_a_month_are_forgotten(corpus):
     folder = Path("scratch/answers")
     old = sorted(folder.iterdir())[0]
     os.utime(old, (0, 0))
-    answers.forget_old_answers(folder)
+    (folder / ".work.killed").mkdir()
+    os.utime(folder / ".work.killed", (0, 0))
+    FolderStaging(folder).forget()
     assert not old.exists() and len(list(folder.iterdir())) == 2 * SHARDS - 1
+
+
+@pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
+def test_answers_that_are_not_whole_are_asked_for_again(corpus, asked, monkeypatch, spoil):
+    writer.run(asking(**SHORT))
+    whole = contents("data/continuations")
+    read = writer.read_answers
+
+    def spoilt(name, staging):
+        monkeypatch.setattr(writer, "read_answers", read)
+        spoil(staging.folder / name)
+        return read(name, staging)
+
+    monkeypatch.setattr(writer, "read_answers", spoilt)
+    with pytest.raises(BlspError, match="are not there whole .*; run it again"):
+        writer.run(asking(**SHORT))
+    asked.clear()
+    writer.run(asking(**SHORT))
+    assert len(asked) == 1 and contents("data/continuations") == whole

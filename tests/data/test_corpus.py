@@ -335,7 +335,8 @@ def test_processes_change_nothing(params):
     write_manifest([*(row for row, _ in bad_rows()), *good_rows()])
     corpus.run(params)
     alone, report = contents("data"), Path("reports/corpus.json").read_bytes()
-    corpus.run(params.model_copy(update={"execution": params.execution.model_copy(update={"processes": 2})}))
+    several = params.execution.model_copy(update={"processes": 2})
+    corpus.run(params.model_copy(update={"execution": several}))
     assert contents("data") == alone
     assert Path("reports/corpus.json").read_bytes() == report
 

@@ -220,7 +220,8 @@ def test_a_manifest_broken_off_is_not_taken_for_whole(tmp_path):
 
 def test_a_packed_corpus_is_a_source_and_packs_to_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = load_params(PARAMS).corpus.model_copy(update={"shard_size": 2, "sampling_rate_hz": RATE_HZ})
+    params = load_params(PARAMS)
+    settings = params.corpus.model_copy(update={"shard_size": 2, "sampling_rate_hz": RATE_HZ})
 
     def made():
         for n in range(9):
