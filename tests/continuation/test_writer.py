@@ -85,8 +85,8 @@ def test_each_row_is_what_the_llm_writes_from_its_transcript_alone(corpus):
             assert row["prompt_sha256"] == hashlib.sha256(prompt.encode()).hexdigest()
             found = (row["token_ids"], row["text"], row["finish_reason"])
             assert found == (alone.token_ids, alone.text, alone.finish_reason)
-            assert [likely[0] for likely in row["top_ids"]] == row["token_ids"], "it wrote what was likeliest"
-            assert {len(logprobs) for logprobs in row["top_logprobs"]} == {4}
+            assert [likely[0] for likely in row["kept_ids"]] == row["token_ids"], "it wrote what was likeliest"
+            assert {len(logprobs) for logprobs in row["kept_logprobs"]} == {4 + 4}
 
 
 def test_what_is_left_out_is_counted_and_listed(corpus):
@@ -105,8 +105,8 @@ def test_what_is_left_out_is_counted_and_listed(corpus):
 def test_a_behaviour_is_written_for_its_share_in_several_phrasings(corpus):
     phrasings = [f"Say it again, in way {number}." for number in range(3)]
     behaviours = {
-        "half": {"instructions": phrasings, **ANY, "share": 0.5},
         "all": {"instructions": phrasings[:1], **ANY},
+        "half": {"instructions": phrasings, **ANY, "share": 0.5},
     }
     writer.run(asking(max_new_tokens=2, behaviours=behaviours))
     counts = read_json("reports/continuations.json")["behaviours"]
