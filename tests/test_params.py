@@ -329,3 +329,36 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
         load_params(tmp_path / "nowhere.yaml")
     with pytest.raises(ParamsError, match="cannot be read"):
         load_params(tmp_path)
+
+
+RAY = [("execution/executor", "ray"), ("execution/ray_address", "ray://head:10001")]
+
+
+@pytest.mark.parametrize("address", ["auto", "head:6379", "10.0.0.7:6379", "ray://head:10001"])
+def test_shards_may_be_worked_on_by_a_cluster(tmp_path, address):
+    changes = [*RAY, ("execution/ray_address", address), ("execution/staging", "s3://speech/staged/mine")]
+    assert load(tmp_path, *changes).execution.ray_address == address
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (RAY[:1], "execution: where executor is ray, ray_address must be given; found null"),
+        (RAY[1:], "execution: where executor is local, ray_address must be null; found 'ray://head:10001'"),
+        (
+            [("execution/ray_address", "head")],
+            "execution.ray_address: must be auto (the cluster of this machine), host:6379 or ray://host:10001; "
+            "found 'head'",
+        ),
+        ([("execution/executor", "dask")], "execution.executor: must be 'local' or 'ray'; found 'dask'"),
+        *(
+            (
+                [("execution/staging", place)],
+                "execution.staging: must be s3://bucket/prefix, without a slash at its end; found " + repr(place),
+            )
+            for place in ("/shared", "s3://speech", "s3://speech/", "s3://speech/staged/", "gs://speech/staged")
+        ),
+    ],
+)
+def test_a_cluster_without_address_and_a_place_that_is_none_are_refused(tmp_path, changes, expected):
+    assert complaint(tmp_path, *changes) == expected

@@ -108,10 +108,10 @@ def pack_shard(shard: ShardRows, settings: Corpus, staging: Staging) -> Tally:
 
 def store_shard(tally: dict[str, Any], folder: Path, staging: Staging) -> dict[str, Any]:
     """The tally with what the shard's files hold: they have moved from `folder` to `staging`, and then the tally."""
-    stored = {path.name: astuple(staging.store(path, path.name)) for path in sorted(folder.iterdir())}
-    write_json(folder / TALLY, tally | {"files": stored})
+    tally |= {"files": {path.name: astuple(staging.store(path, path.name)) for path in sorted(folder.iterdir())}}
+    write_json(folder / TALLY, tally | {"seal": _seal(tally)})
     staging.store(folder / TALLY, TALLY)
-    return tally | {"files": stored}
+    return tally
 
 
 def shard_name(split: str, number: int) -> str:
@@ -123,13 +123,23 @@ def _finished(staging: Staging, key: str, folder: Path) -> dict[str, Any] | None
     """The tally of a shard of these rows that is there whole; None where it is to be done."""
     try:
         staging.fetch(TALLY, folder / TALLY)
+    except NotWhole:
+        return None
+    try:
         found: dict[str, Any] = read_json(folder / TALLY)
-    except (NotWhole, ValueError):  # ValueError: cut, where a machine went down before its disk had it
+    except ValueError:  # cut, where a machine went down before its disk had all
         return None
     finally:
-        (folder / TALLY).unlink(missing_ok=True)
-    whole = all(staging.contents(name) == Contents(*wanted) for name, wanted in found["files"].items())
-    return found if found["key"] == key and whole else None
+        (folder / TALLY).unlink()
+    if found.pop("seal", None) != _seal(found) or found["key"] != key:
+        return None
+    return (
+        found if all(staging.contents(name) == Contents(*wanted) for name, wanted in found["files"].items()) else None
+    )
+
+
+def _seal(tally: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tally, sort_keys=True).encode()).hexdigest()
 
 
 def usable_samples(utterance: Utterance, settings: Corpus) -> Samples:
