@@ -21,10 +21,17 @@ SHOWN_COLUMNS = {
     "answers": ["behaviour"],
     "continuations": ["id", "split", "behaviour"],
 }
-# What is shown of the tables that are counts themselves.
+# What is shown of the tables that are counts themselves, and under which names.
 COUNTS = {
-    "preparation": ["source", "rows_in", "rows_kept", "dropped"],
-    "answers": ["behaviour", "utterances", "rows_not_asked", "rows_in", "rows_kept", "dropped"],
+    "preparation": {"source": "source", "rows_in": "rows", "rows_kept": "kept", "dropped": "dropped"},
+    "answers": {
+        "behaviour": "behaviour",
+        "utterances": "utterances",
+        "rows_not_asked": "not asked",
+        "rows_in": "asked",
+        "rows_kept": "kept",
+        "dropped": "dropped",
+    },
 }
 
 

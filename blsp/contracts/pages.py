@@ -4,13 +4,16 @@ Its own pages load scripts and styles from seven hosts and stay empty without a 
 time and random ids, so that the same data gives other files each time. These are whole in one file each.
 """
 
+import re
 from typing import TYPE_CHECKING, Any
 
+from blsp.contracts.expectations import COUNTS
 from blsp.contracts.verdicts import verdicts_of
 
 if TYPE_CHECKING:
     from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResult
     from great_expectations.data_context import AbstractDataContext
+    from markupsafe import Markup
 
 _HERE = __name__
 
@@ -58,12 +61,13 @@ class TableRenderer:
 
     def render(self, results: "ExpectationSuiteValidationResult") -> dict[str, Any]:
         """The template's name and its values."""
-        verdicts = verdicts_of(results)
+        verdicts, shown = verdicts_of(results), COUNTS.get(str(results.suite_name), {})
+        counts = (results.meta or {}).get("counts", [])
         return {
             "template": "table.html.j2",
             "table": results.suite_name,
             "about": ABOUT[str(results.suite_name)],
-            "counts": (results.meta or {}).get("counts", []),
+            "counts": [{label: row[name] for name, label in shown.items()} for row in counts],
             "verdicts": verdicts,
             "stops": sum(verdict.stops for verdict in verdicts),
         }
@@ -83,7 +87,16 @@ class IndexRenderer:
             results = store.get(key)
             found[results.suite_name] = verdicts_of(results)
         pages = {link["expectation_suite_name"]: link["filepath"] for link in links.get("validations_links", [])}
-        tables = [{"name": name, "about": ABOUT[name], "page": pages[name], "verdicts": found[name]} for name in found]
+        tables = [
+            {
+                "name": name,
+                "about": ABOUT[name],
+                "page": pages[name],
+                "verdicts": verdicts,
+                "is_counts": name in COUNTS,
+            }
+            for name, verdicts in found.items()
+        ]
         stops = sum(verdict.stops for verdicts in found.values() for verdict in verdicts)
         return {"template": "index.html.j2", "tables": tables, "stops": stops}
 
@@ -101,7 +114,15 @@ class View:
             lstrip_blocks=True,
             undefined=jinja2.StrictUndefined,
         )
+        self._environment.filters["quoted"] = _quoted
 
     def render(self, contents: dict[str, Any], **settings: Any) -> str:
         """A whole HTML page."""
         return self._environment.get_template(contents["template"]).render(contents)
+
+
+def _quoted(text: str) -> "Markup":
+    """The text as HTML, what it has between backticks as code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))

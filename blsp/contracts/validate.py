@@ -111,7 +111,7 @@ def judge(found: dict[str, Table], params: Params, docs_folder: str | Path) -> l
         # One page a table, in the order of its rules.
         whole, order = parts[0], [rule.meta["name"] for rule in rules]
         if name in COUNTS:
-            whole.meta["counts"] = table.rows[COUNTS[name]].to_dict("records")
+            whole.meta["counts"] = table.rows[list(COUNTS[name])].to_dict("records")
         whole.results = sorted(
             (result for part in parts for result in part.results),
             key=lambda result: order.index(result.expectation_config.meta["name"]),

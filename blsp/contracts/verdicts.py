@@ -49,14 +49,14 @@ class Verdict:
     def judged(self) -> str:
         """On which rows."""
         if self.in_full:
-            return f"every row: {self.rows:,}"
-        return f"a sample: {self.rows_judged:,} of {self.rows:,} rows"
+            return f"judged on all {self.rows:,} rows"
+        return f"judged on a sample: {self.rows_judged:,} of {self.rows:,} rows"
 
     def lines(self) -> list[str]:
         """The verdict for a terminal: what was expected, what was found, example rows, the remedy."""
         return [
             f"{self.table}, {self.name} ({self.severity}): {self.description}",
-            f"  found: {self.observed}" + ("" if self.in_full else f"; judged: {self.judged}"),
+            f"  found: {self.observed}" + ("" if self.in_full else f"; {self.judged}"),
             *(f"    {show_row(row)}" for row in self.examples),
             f"  remedy: {self.remedy}",
         ]
@@ -88,7 +88,9 @@ def _verdict(table: str, result: "ExpectationValidationResult") -> Verdict:
         rows_judged=found["rows"][0],
         rows=found["rows"][1],
         unexpected_count=int(found.get("unexpected_count") or 0),
-        examples=found.get("partial_unexpected_index_list") or [],
+        examples=[
+            {name: row[name] for name in found["columns"]} for row in found.get("partial_unexpected_index_list") or []
+        ],
     )
 
 
@@ -128,6 +130,8 @@ def complete(results: "ExpectationSuiteValidationResult", rows: "pd.DataFrame", 
         result.result["partial_unexpected_index_list"] = [
             {str(name): _plain(value) for name, value in row.items()} for row in shown
         ]
+        # What is stored has its keys by alphabet.
+        result.result["columns"] = list(dict.fromkeys(columns))
         result.result["rows"] = [len(rows), of]
         if drops_of := config.meta["drops_of"]:
             (row,) = rows[rows.iloc[:, 0] == drops_of].to_dict("records")

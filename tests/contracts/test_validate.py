@@ -297,7 +297,7 @@ def test_a_failure_in_a_sample_says_that_it_is_one():
         row.licence = None
     message, report = judged(rows, sample_rows=5)
     assert failures(report) == ["licences present"]
-    assert "found: not as expected in 5 of 5 rows (100.00%); judged: a sample: 5 of 24 rows" in message
+    assert "found: not as expected in 5 of 5 rows (100.00%); judged on a sample: 5 of 24 rows" in message
 
 
 def test_a_warning_is_shown_and_stops_nothing(capsys):
@@ -347,6 +347,11 @@ def test_the_data_docs_are_whole_without_a_network_and_the_same_for_the_same_dat
         ]
     assert "What to do: Look at the rows: an LLM that copies" in page.text
     assert "<script>alert(1)</script>" in page.text
+    # What identifies a row comes first, and what the texts quote is set apart.
+    assert (
+        " ".join(page.text.split()).count("id split behaviour transcript text is copy train-5 train continuation") == 1
+    )
+    assert "code" in page.tags and "`" not in page.text
     before = sha256_of("reports")
     with pytest.raises(BlspError):
         validate.run(PARAMS)
