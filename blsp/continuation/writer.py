@@ -11,6 +11,7 @@ from tqdm import tqdm
 from blsp.backbones import load_tokenizer, pins
 from blsp.continuation.answers import Asker, answer_prompts, read_answers
 from blsp.continuation.openai_server import Server, check_server
+from blsp.continuation.page import write_page
 from blsp.continuation.sheets import Sheet, fill_sheet, make_sheet
 from blsp.data.drops import DROPPED, write_drops
 from blsp.data.records import SPLITS
@@ -26,7 +27,8 @@ EXAMPLES_PER_REASON = 3
 
 
 def run(params: Params) -> None:
-    """Nothing; afterwards every shard of the corpus has one field a behaviour, and the report says what is in them.
+    """Nothing; afterwards every shard of the corpus has one field a behaviour, and the report and its page say what is in
+    them.
 
     A run that was killed keeps the answers of its finished shards: run again, it asks for the rest.
     Raises BlspError where there is nothing to write from.
@@ -38,6 +40,7 @@ def run(params: Params) -> None:
             raise BlspError("data/corpus holds no utterance to write from; run `blsp corpus`")
     _staging(params).forget()
     write_json(REPORT, report.as_dict())
+    write_page(report.as_dict())
     print(report.summary())
 
 

@@ -100,6 +100,8 @@ def test_what_is_left_out_is_counted_and_listed(corpus):
     assert {row["id"] for row in listed} == {row.id for row in corpus} and counts["rows"] == 0
     assert {"id": "train-2", "behaviour": "repetition", "reason": "prompt_too_long"}.items() <= listed[0].items()
     assert rows_of("repetition") == {}
+    page = Path("reports/continuations.html").read_text()
+    assert "not_a_copy" in page and "prompt_too_long" in page
 
 
 def test_a_behaviour_is_written_for_its_share_in_several_phrasings(corpus):
