@@ -27,8 +27,7 @@ EXAMPLES_PER_REASON = 3
 
 
 def run(params: Params) -> None:
-    """Nothing; afterwards every shard of the corpus has one field a behaviour, and the report and its page say what is in
-    them.
+    """Nothing; afterwards every shard of the corpus has one field a behaviour; report and page say what is there.
 
     A run that was killed keeps the answers of its finished shards: run again, it asks for the rest.
     Raises BlspError where there is nothing to write from.
