@@ -41,6 +41,7 @@ def connected(address: str) -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
+        from ray._private import services
     except ImportError:
         raise BlspError("execution.executor is ray, but Ray is not installed: pip install 'blsp[cluster]'") from None
     chosen = os.environ.get("RAY_ADDRESS")
@@ -51,9 +52,11 @@ def connected(address: str) -> Iterator[Any]:
             f"execution.ray_address is {address}, but Ray would go to {chosen}, which RAY_ADDRESS names; unset that"
         )
     try:
-        if address != "auto":  # Ray itself would try for minutes
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-            socket.create_connection((host, int(port)), timeout=10).close()
+        if address == "auto":  # as ray.init itself finds it
+            address = services.canonicalize_bootstrap_address_or_die("auto")
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        # Ray itself would try for minutes, also where a cluster that died left its address behind.
+        socket.create_connection((host, int(port)), timeout=10).close()
         # The code that workers run is the driver's, changed files and all.
         context = ray.init(
             address,

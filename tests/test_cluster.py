@@ -101,7 +101,7 @@ class TestTasks:
         assert {usage for *_, usage in found} == {"0"}
         results.close()
 
-    def test_errors_are_as_they_would_be_here(self, connection, monkeypatch):
+    def test_errors_are_as_they_would_be_here(self, connection):
         results = cluster.run_on_cluster(connection, fails, range(9))
         assert (next(results), next(results)) == (0, 1)
         with pytest.raises(BlspError) as caught:
