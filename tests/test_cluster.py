@@ -3,6 +3,7 @@
 import functools
 import itertools
 import os
+import shutil
 import sys
 import threading
 import time
@@ -18,11 +19,15 @@ from ray.cluster_utils import Cluster
 
 import blsp
 from blsp import cluster, files
+from blsp.continuation import writer
 from blsp.data import corpus, shards
 from blsp.data.records import SPLITS, Utterance, Waveform
 from blsp.errors import BlspError
 from blsp.executor import run_each
+from blsp.files import write_json
 from blsp.params import load_params
+from tests.continuation.asking import asking
+from tests.contracts import packed
 from tests.faults import dropped, dropped_midway, passed, truncated, unanswered
 from tests.s3 import BUCKET, environment, internal_error, keys, of_object, slow_down
 from tests.trained import PARAMS
@@ -185,7 +190,7 @@ def contents(folder):
 def test_a_corpus_is_packed_whole_though_a_node_dies(s3, ray_cluster, execution, settings, tmp_path, place):
     """And, where shards are staged in S3, though that throttles, fails and breaks off, in both directions."""
     log = tmp_path / "log"
-    local = corpus.pack(lambda: utterances(log, 0), settings, load_params(PARAMS).execution, "local")
+    local = corpus.pack([lambda: utterances(log, 0)], settings, load_params(PARAMS).execution, "local")
     log.write_text("")
     node = ray_cluster.to_die.pop()
 
@@ -200,7 +205,7 @@ def test_a_corpus_is_packed_whole_though_a_node_dies(s3, ray_cluster, execution,
     killer = threading.Thread(target=kill_at_work, daemon=True)
     killer.start()
     on_ray = execution.model_copy(update={"staging": place})
-    report = corpus.pack(lambda: utterances(log, 0.4), settings, on_ray, "cluster")
+    report = corpus.pack([lambda: utterances(log, 0.4)], settings, on_ray, "cluster")
     killer.join(60)
     assert not killer.is_alive() and node not in ray_cluster.worker_nodes
     made = [line.split() for line in log.read_text().splitlines()]
@@ -211,3 +216,16 @@ def test_a_corpus_is_packed_whole_though_a_node_dies(s3, ray_cluster, execution,
     assert sorted(ids) == sorted(f"u{seed}" for seed in range(30))
     assert (s3.proxy.faults == []) == bool(place) and keys(s3) == []
     assert not list((files.scratch_folder() / "corpus").iterdir())
+
+
+def test_the_llm_writes_the_same_on_a_cluster(execution, pins, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BLSP_SCRATCH", str(tmp_path / "scratch"))
+    packed.pack(packed.good_rows())
+    write_json("models/backbones/backbones.json", pins)
+    params = asking(max_new_tokens=3)
+    writer.run(params)
+    here = contents("data/continuations")
+    shutil.rmtree("scratch")
+    writer.run(params.model_copy(update={"execution": execution.model_copy(update={"prompts_at_once": 3})}))
+    assert contents("data/continuations") == here
