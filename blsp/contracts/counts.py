@@ -108,6 +108,6 @@ def read_dropped_answers(
 
 
 def _shown(reasons: Mapping[str, int], rows: int) -> str:
-    """`loop: 12 (0.12%), refusal: 3 (0.03%)`, or `nothing`."""
-    shown = (f"{reason}: {count:,} ({count / max(rows, 1):.2%})" for reason, count in sorted(reasons.items()) if count)
+    """`loop 12 (0.12%), refusal 3 (0.03%)`, or `nothing`."""
+    shown = (f"{reason} {count:,} ({count / max(rows, 1):.2%})" for reason, count in sorted(reasons.items()) if count)
     return ", ".join(shown) or "nothing"

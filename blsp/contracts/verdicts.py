@@ -135,7 +135,7 @@ def complete(results: "ExpectationSuiteValidationResult", rows: "pd.DataFrame", 
         result.result["rows"] = [len(rows), of]
         if drops_of := config.meta["drops_of"]:
             (row,) = rows[rows.iloc[:, 0] == drops_of].to_dict("records")
-            result.result["observed"] = f"dropped of {row['rows_in']:,}: {row['dropped']}"
+            result.result["observed"] = f"of {row['rows_in']:,} dropped: {row['dropped']}"
 
 
 def _judged(result: "ExpectationValidationResult") -> list[str]:

@@ -189,13 +189,13 @@ def test_one_source_may_not_hide_behind_another(monkeypatch):
             PARAMS.model_copy(update={"validate_": PARAMS.validate_.model_copy(update={"max_drop_share": 1.0})})
         )
     assert "dropped rows listed" in str(refusal.value) and "rows accounted for" not in str(refusal.value)
-    assert "source 'mine', dropped 'too_long: 3 (20.00%)', listed 'too_long: 7 (46.67%)'" in str(refusal.value)
+    assert "source 'mine', dropped 'too_long 3 (20.00%)', listed 'too_long 7 (46.67%)'" in str(refusal.value)
 
 
 def test_too_many_dropped_rows_are_refused_with_their_reasons():
     message, report = judged(good_rows(), {"dropped": DROPPED})
     assert failures(report) == ["few rows dropped"]
-    assert "found: dropped of 31: too_long: 7 (22.58%)" in message
+    assert "found: of 31 dropped: too_long 7 (22.58%)" in message
 
 
 def answers_dropped(rows, numbers, behaviour="repetition", reason="prompt_too_long"):
@@ -231,8 +231,8 @@ def test_answers_dropped_too_often_for_one_reason_are_refused_with_all_shares():
     message, report = judged(rows, {"dropped_answers": dropped})
     assert failures(report) == ["few answers of continuation dropped"]
     found = {verdict["name"]: verdict["observed"] for verdict in report["verdicts"]}
-    assert found["few answers of continuation dropped"] == "dropped of 24: loop: 1 (4.17%), refusal: 2 (8.33%)"
-    assert found["few answers of repetition dropped"] == "dropped of 24: not_a_copy: 1 (4.17%)"
+    assert found["few answers of continuation dropped"] == "of 24 dropped: loop 1 (4.17%), refusal 2 (8.33%)"
+    assert found["few answers of repetition dropped"] == "of 24 dropped: not_a_copy 1 (4.17%)"
     assert found["few answers of continuation dropped"] in message
 
 
@@ -342,9 +342,7 @@ def test_the_data_docs_are_whole_without_a_network_and_the_same_for_the_same_dat
     assert "What to do: Look at the rows: an LLM that copies" in page.text
     assert "<script>alert(1)</script>" in page.text
     # What identifies a row comes first, and what the texts quote is set apart.
-    assert (
-        " ".join(page.text.split()).count("id split behaviour transcript text is copy train-5 train continuation") == 1
-    )
+    assert "idsplitbehaviourtranscripttextiscopytrain-5train" in "".join(page.text.split())
     assert "code" in page.tags and "`" not in page.text
     before = sha256_of("reports")
     with pytest.raises(BlspError):
