@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 PARTS = ("corpus", "index", "validate")
@@ -60,8 +61,43 @@ def write_manifest(rows: int) -> None:
             stream.write(json.dumps(row) + "\n")
 
 
+def described(row: Any, split: str, num_samples: int) -> Any:
+    """What a shard's writer asks of a cut: as shards.make_cut describes the row, in a fifth of the time."""
+    duration_s = num_samples / RATE_HZ
+    recording = {
+        "id": row.id,
+        "sources": [{"type": "shar", "channels": [0], "source": ""}],
+        "sampling_rate": RATE_HZ,
+        "num_samples": num_samples,
+        "duration": duration_s,
+        "channel_ids": [0],
+    }
+    segment = {
+        "id": row.id,
+        "recording_id": row.id,
+        "start": 0,
+        "duration": duration_s,
+        "channel": 0,
+        "text": row.text,
+        "speaker": row.speaker,
+    }
+    cut = {
+        "id": row.id,
+        "start": 0,
+        "duration": duration_s,
+        "channel": 0,
+        "supervisions": [segment],
+        "recording": recording,
+        "custom": {"split": split, "licence": row.licence, "source": row.source},
+        "type": "MonoCut",
+    }
+    return SimpleNamespace(id=row.id, recording=SimpleNamespace(to_dict=lambda: recording), to_dict=lambda: cut)
+
+
 def finish_shards() -> None:
     """Nothing; the stage finds every shard finished, with noise for prints."""
+    from functools import partial
+
     import numpy as np
     from tqdm import tqdm
 
@@ -70,9 +106,11 @@ def finish_shards() -> None:
     from blsp.staging import staging_of
 
     settings, rng = params().corpus, np.random.default_rng(0)
-    readers = [lambda: sources.rows(settings.sources[0], params().miniature)]
-    planned = planning.plan(readers, settings, planning.survey(readers, settings), {}, lambda place, row: None)
     staging = staging_of(params().execution).at("corpus", corpus.staging_key(settings))
+    # The sentences are as any normaliser would leave them: here that time is saved.
+    settings = settings.model_copy(update={"normalizer": "none"})
+    readers = [partial(sources.rows, settings.sources[0], params().miniature)]
+    planned = planning.plan(readers, settings, planning.survey(readers, settings), {}, lambda place, row: None)
     for shard in tqdm(planned, "shards", unit="shard"):
         prints = []
         own = staging.at(packing.shard_name(shard.split, shard.number))
@@ -81,7 +119,7 @@ def finish_shards() -> None:
                 for row in shard.rows:
                     # Lengths in steps of 10 ms, as corpora have them.
                     num_samples = int(rng.gamma(4.0, 1.5) * 100 + 200) * RATE_HZ // 100
-                    writer.write(shards.make_cut(row, shard.split, num_samples, RATE_HZ), b"")
+                    writer.write(described(row, shard.split, num_samples), b"")
                     prints.append(Print(row.id, rng.bytes(32), num_samples / RATE_HZ))
             tally = {
                 "key": packing.shard_key(shard),
