@@ -118,7 +118,7 @@ def finish_shards() -> None:
             with shards.ShardWriter(folder, len(shard.rows)) as writer:
                 for row in shard.rows:
                     # Lengths in steps of 10 ms, as corpora have them.
-                    num_samples = int(rng.gamma(4.0, 1.5) * 100 + 200) * RATE_HZ // 100
+                    num_samples = int(rng.gamma(4.0, 1.5) * 100 + 300) * RATE_HZ // 100
                     writer.write(described(row, shard.split, num_samples), b"")
                     prints.append(Print(row.id, rng.bytes(32), num_samples / RATE_HZ))
             tally = {

@@ -108,9 +108,9 @@ class SplitIndex:
     def digest(self) -> str:
         """A SHA-256 of all that is indexed; the audio itself counts by its place and size in the shards."""
         sha256 = hashlib.sha256()
-        for column in self.table.combine_chunks().columns:
-            for buffer in column.chunk(0).buffers() if column.num_chunks else ():
-                if buffer is not None:
+        for column in self.table.columns:
+            for chunk in column.chunks:
+                for buffer in filter(None, chunk.buffers()):
                     sha256.update(buffer)
         return sha256.hexdigest()
 
