@@ -6,7 +6,9 @@ from blsp.data.fingerprints import Print
 from blsp.data.packing import Tally
 from blsp.data.records import Dropped
 from blsp.params import Source
+from blsp.staging import Contents
 
+FILE = Contents(10240, "0" * 64)
 SOURCES = [Source(name="manifest", path="one.jsonl"), Source(name="manifest", path="two.jsonl")]
 
 
@@ -19,6 +21,7 @@ def tally(split, number, places, dropped=()):
         places=list(places),
         dropped=[(place, Dropped(f"row {place}", reason, "why")) for place, reason in dropped],
         prints=[Print(f"row {place}", bytes(32), 1.0) for place in places],
+        files={"recording.000000.tar": FILE} if places else {},
     )
 
 
@@ -33,8 +36,8 @@ def account(rows_in=(5, 3)):
 
 
 def test_every_row_is_counted_under_its_source_and_the_dropped_are_listed_in_order(tmp_path):
-    made = account()
-    assert made.rows_seen == 8 and made.shards == {"train": [0], "dev": [], "test": [0]}
+    made, packed = account(), (0, {"recording.000000.tar": FILE})
+    assert made.rows_seen == 8 and made.shards == {"train": [packed], "dev": [], "test": [packed]}
     report = made.settle(tmp_path / "dropped.jsonl.gz")
     assert [row["id"] for row in read_drops(tmp_path / "dropped.jsonl.gz")] == ["row 1", "row 2", "row 3", "row 6"]
     first, second = report["sources"]

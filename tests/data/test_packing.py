@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blsp.data import audio, corpus
+from blsp.data import audio, corpus, planning
 from blsp.data.packing import TALLY, ShardRows, pack_shard
 from blsp.data.records import SPLITS, Utterance, Waveform
 from blsp.errors import BlspError
@@ -65,20 +65,20 @@ def store_or_die(*arguments):
         os.kill(os.getpid(), 9)
     return store(*arguments)
 staging.S3Staging.store = store_or_die
-corpus.pack(rows, settings(), execution(PLACE), "killed")
+corpus.pack([rows], settings(), execution(PLACE), "killed")
 """
 
 
 def test_a_killed_run_keeps_what_it_stored_in_s3(s3, tmp_path, monkeypatch, decoded):
     monkeypatch.chdir(tmp_path)
-    report = corpus.pack(rows, settings(), execution(), "local")
+    report = corpus.pack([rows], settings(), execution(), "local")
     decoded.clear()
     killed = subprocess.run(
         [sys.executable, "-c", KILLED], env={**os.environ, "PYTHONPATH": str(PARAMS.parent)}, timeout=120
     )
     assert killed.returncode == -9 and not Path("killed").exists()
     assert sum(key.endswith(TALLY) for key in keys(s3)) == 1 and len(keys(s3)) == 4
-    assert corpus.pack(rows, settings(), execution(PLACE), "killed") == report
+    assert corpus.pack([rows], settings(), execution(PLACE), "killed") == report
     assert contents("killed") == contents("local")
     assert sorted(decoded) == sorted({f"u{seed}" for seed in range(12)} - {"u0", "u3"}), "a shard of two is kept"
     assert keys(s3) == []
@@ -122,7 +122,7 @@ def test_a_shard_that_was_cut_or_altered_is_done_again(staged, tmp_path, decoded
 
 def test_an_object_altered_behind_its_checksum_stops_the_run_and_the_next_mends_it(s3, tmp_path, monkeypatch, decoded):
     monkeypatch.chdir(tmp_path)
-    corpus.pack(rows, settings(), execution(), "local")
+    corpus.pack([rows], settings(), execution(), "local")
 
     def altering(tally, staged):
         if (tally.split, tally.number) == ("train", 1):
@@ -133,10 +133,10 @@ def test_an_object_altered_behind_its_checksum_stops_the_run_and_the_next_mends_
     with monkeypatch.context() as patch:
         patch.setattr(corpus, "_check_staged", altering)
         with pytest.raises(BlspError, match=r"/train.000001/recording.000000.tar: was cut, altered .* run it again"):
-            corpus.pack(rows, settings(), execution(PLACE), "cluster")
+            corpus.pack([rows], settings(), execution(PLACE), "cluster")
     assert not Path("cluster").exists()
     decoded.clear()
-    corpus.pack(rows, settings(), execution(PLACE), "cluster")
+    corpus.pack([rows], settings(), execution(PLACE), "cluster")
     assert contents("cluster") == contents("local") and decoded == ["u6", "u9"]
 
 
@@ -154,14 +154,7 @@ def test_a_worker_that_lacks_the_files_or_the_folder_of_the_run_is_refused(tmp_p
 def test_rows_bring_a_file_that_is_there(tmp_path):
     found = Utterance(id="a", audio=tmp_path, text="a", split="train", source="here")
     missing = Utterance(id="b", audio=tmp_path / "nowhere", text="b", split="train", source="here")
-    planned = list(
-        corpus._planned(
-            iter([missing, found, *rows(1)]),
-            corpus.splits.assign_speakers([found, missing], 0.1, 0.1),
-            corpus.splits.HeldOutSentences(),
-            {},
-            500,
-            corpus._Packed(),
-        )
-    )
+    sources = [lambda: iter([missing, found, *rows(1)])]
+    survey = planning.survey(sources, settings())
+    planned = planning.plan(sources, settings().model_copy(update={"shard_size": 500}), survey, {}, lambda *_: None)
     assert [shard.witness for shard in planned] == [tmp_path]
