@@ -31,7 +31,7 @@ class Survey:
     repeated_ids: frozenset[int]
     """Hashes of the ids that may not be one row's alone."""
     rows_written: "Counter[text.Normalizer]"
-    """How many transcripts each normaliser wrote."""
+    """How many transcripts each normaliser was given."""
 
     def normalizers(self) -> dict[str, dict[str, Any]]:
         """For the report: by normaliser its rows and its version."""

@@ -136,7 +136,7 @@ def test_every_row_is_kept_or_dropped_with_its_reason(params, capsys):
     assert report["dropped"] == {reason: expected.count(reason) for reason in expected}
     assert (report["rows_in"], report["rows_kept"]) == (len(good) + len(expected), len(good))
     assert report["normalizer"] == "whisper_english"
-    assert {name: found["rows"] for name, found in report["normalizers"].items()} == {"whisper_english": 22}
+    assert {name: found["rows"] for name, found in report["normalizers"].items()} == {"whisper_english": 24}
     assert all(row["id"] and row["detail"] for row in dropped_rows())
     assert kept_by_split() == {"test": WORDS[:3], "dev": WORDS[3:5], "train": WORDS[5:]}
     assert report["splits"]["test"] == {"rows": 3, "hours": round(3.3 / 3600, 6), "speakers": 2}

@@ -110,18 +110,18 @@ def test_longer_audio_is_heard_window_by_window(whisper):
 
 
 def test_another_recogniser_is_another_corpus(whisper, tmp_path):
-    keys = [corpus._key(settings(whisper))]
-    keys.append(corpus._key(settings(whisper, max_recogniser_wer=0.6)))
+    keys = [corpus.staging_key(settings(whisper))]
+    keys.append(corpus.staging_key(settings(whisper, max_recogniser_wer=0.6)))
     commits = {"recogniser": "openai/whisper-tiny"}
-    keys += [corpus._key(settings(whisper, **commits, recogniser_revision=digit * 40)) for digit in "ab"]
-    keys.append(corpus._key(settings(None, recogniser=None, max_recogniser_wer=None)))
+    keys += [corpus.staging_key(settings(whisper, **commits, recogniser_revision=digit * 40)) for digit in "ab"]
+    keys.append(corpus.staging_key(settings(None, recogniser=None, max_recogniser_wer=None)))
     (whisper / "notes.txt").write_text("another")
     recogniser._digest.cache_clear()
-    keys.append(corpus._key(settings(whisper)))
+    keys.append(corpus.staging_key(settings(whisper)))
     (whisper / "notes.txt").unlink()
     recogniser._digest.cache_clear()
     assert len(set(keys)) == 6
-    assert corpus._key(settings(whisper)) == keys[0]
+    assert corpus.staging_key(settings(whisper)) == keys[0]
 
 
 def test_a_language_is_told_where_the_model_knows_it(whisper):
