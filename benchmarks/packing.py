@@ -20,6 +20,7 @@ from benchmarks.workload import librispeech_seconds
 from blsp.data.packing import ShardRows, pack_shard
 from blsp.data.records import Utterance
 from blsp.params import load_params
+from blsp.staging import FolderStaging
 
 RATE_HZ = 16_000
 
@@ -50,7 +51,7 @@ def main() -> None:
         rates = []
         for number in range(options.rounds + 1):
             started = time.perf_counter()
-            tally = pack_shard(shard, settings, Path(name) / f"round-{number}")
+            tally = pack_shard(shard, settings, FolderStaging(Path(name) / f"round-{number}"))
             rates.append(tally.seconds / (time.perf_counter() - started))
             assert tally.rows == len(rows), tally.dropped[:3]
     result = {
