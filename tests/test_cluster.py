@@ -176,6 +176,7 @@ def utterances(log, delay_s):
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BLSP_SCRATCH", str(tmp_path / "scratch"))  # other tests leave shards in theirs
     for seed in range(3):
         samples = 0.1 * np.random.default_rng(seed).standard_normal(RATE_HZ)
         soundfile.write(f"{seed}.wav", samples, RATE_HZ, subtype="FLOAT")
