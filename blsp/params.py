@@ -77,6 +77,8 @@ class Miniature(Record):
     train_utterances: Count
     dev_utterances: Count
     test_utterances: Count
+    german_train_utterances: Count
+    german_test_utterances: Count
     llm: MiniatureLlm
     speech: MiniatureSpeech
 

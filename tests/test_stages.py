@@ -55,6 +55,7 @@ def change(folder, small=False, **train):
     params = yaml.load((ROOT if small else folder) / "params.yaml")
     if small:
         params["miniature"] |= {"train_utterances": 60, "dev_utterances": 10, "test_utterances": 20}
+        params["miniature"] |= {"german_train_utterances": 20, "german_test_utterances": 5}
         params["miniature"]["llm"] |= {"width": 64, "layers": 1, "steps": 150, "batch_size": 16}
         params["miniature"]["speech"] |= {"width": 32, "encoder_layers": 1, "steps": 3, "batch_size": 4}
         # An LLM of 150 steps rambles; the contracts on its style are for the real one.

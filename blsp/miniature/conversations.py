@@ -29,15 +29,18 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-# How often each task is set; translating takes longest to learn, naming an intent hardly any time.
-WEIGHTS = {
+# How often each task is set, by the language of the text; translating takes longest to learn, naming an intent hardly
+# any time. A text that is in the wanted language already is its own translation: speech in a language that the adapter
+# never heard reaches the LLM as English, whatever it is asked.
+ENGLISH_WEIGHTS = {
     "continue": 2.0,
     "repeat": 1.0,
     "translate": 3.0,
-    "translate_into_english": 1.5,
+    "translate_into_english": 0.5,
     "intent": 0.5,
     "answer": 4.0,
 }
+GERMAN_WEIGHTS = ENGLISH_WEIGHTS | {"translate": 0.5, "translate_into_english": 1.5}
 GERMAN_SHARE = 0.25
 
 
@@ -46,11 +49,10 @@ def conversations(split: Split, seed: int) -> Iterator[tuple[str, str, str]]:
     rng = random.Random(f"conversations-{split}-{seed}")
     for sentence in sentences(split, seed):
         german = rng.random() < GERMAN_SHARE
-        tasks = ["continue", "repeat", "translate_into_english" if german else "translate", "intent"]
-        if sentence.answer:
-            tasks.append("answer")
-        task = rng.choices(tasks, [WEIGHTS[name] for name in tasks])[0]
-        text = sentence.translation if german else sentence.text
+        weights = GERMAN_WEIGHTS if german else ENGLISH_WEIGHTS
+        tasks = [name for name in weights if sentence.answer or name != "answer"]
+        task = rng.choices(tasks, [weights[name] for name in tasks])[0]
+        text = sentence.text_german if german else sentence.text
         yield rng.choice(INSTRUCTIONS[task]), text, _answer(task, sentence, german, rng)
 
 
@@ -58,7 +60,7 @@ def _answer(task: str, sentence: Sentence, german: bool, rng: random.Random) -> 
     if task == "continue":
         return rng.choice(sentence.continuations_german if german else sentence.continuations)
     if task == "repeat":
-        return sentence.translation if german else sentence.text
+        return sentence.text_german if german else sentence.text
     if task == "translate":
         return sentence.translation
     if task == "translate_into_english":

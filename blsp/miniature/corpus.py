@@ -1,4 +1,7 @@
-"""The miniature's spoken corpus: distinct sentences, each spoken once by a random voice of its split."""
+"""The miniature's spoken corpus: distinct sentences, each spoken once by a random voice of its split.
+
+German is in its test split alone: what the adapter learns from is English.
+"""
 
 import random
 from collections.abc import Iterator
@@ -9,14 +12,19 @@ from blsp.miniature.grammar import Sentence, distinct_sentences
 from blsp.miniature.synthesis import SAMPLING_RATE_HZ, Prosody, random_prosody, speak
 from blsp.params import Miniature
 
-ESPEAK_LANGUAGE = "en-us"
+ENGLISH, GERMAN = "en", "de"
+ESPEAK_LANGUAGES = {ENGLISH: "en-us", GERMAN: "de"}
 LICENCE = "Apache-2.0"
 
 
-def spoken_sentences(settings: Miniature, split: str) -> list[tuple[Sentence, Prosody]]:
-    """The sentences of one split, each with the voice, rate and pitch that speak it; the same every time."""
-    count = getattr(settings, f"{split}_utterances")
-    rng = random.Random(f"voices-{split}-{settings.seed}")
+def spoken_sentences(settings: Miniature, split: str, language: str = ENGLISH) -> list[tuple[Sentence, Prosody]]:
+    """The sentences of one split, each with the voice, rate and pitch that speak it; the same every time.
+
+    Those of both languages are the same requests, as far as there are as many of them.
+    """
+    german = language == GERMAN
+    count = getattr(settings, f"german_{split}_utterances" if german else f"{split}_utterances")
+    rng = random.Random(f"voices-{'german-' if german else ''}{split}-{settings.seed}")
     return [
         (sentence, random_prosody(split, rng))
         for sentence in distinct_sentences(split, settings.seed, count)  # type: ignore[arg-type]
@@ -29,10 +37,10 @@ def utterances(settings: Miniature) -> Iterator[Utterance]:
         for index, (sentence, prosody) in enumerate(spoken_sentences(settings, split)):
             yield Utterance(
                 id=f"miniature-{split}-{index:05d}",
-                audio=partial(_waveform, sentence.text, prosody),
+                audio=partial(_waveform, sentence.text, ENGLISH, prosody),
                 text=sentence.text,
                 speaker=prosody.voice,
-                language="en",
+                language=ENGLISH,
                 split=split,
                 licence=LICENCE,
                 translation=sentence.translation,
@@ -40,7 +48,21 @@ def utterances(settings: Miniature) -> Iterator[Utterance]:
                 answer=sentence.answer,
                 source="miniature",
             )
+    for index, (sentence, prosody) in enumerate(spoken_sentences(settings, "test", GERMAN)):
+        yield Utterance(
+            id=f"miniature-german-test-{index:05d}",
+            audio=partial(_waveform, sentence.text_german, GERMAN, prosody),
+            text=sentence.text_german,
+            speaker=prosody.voice,
+            language=GERMAN,
+            split="test",
+            licence=LICENCE,
+            translation=sentence.text,
+            intent=sentence.intent,
+            answer=sentence.answer_german,
+            source="miniature",
+        )
 
 
-def _waveform(text: str, prosody: Prosody) -> Waveform:
-    return Waveform(speak(text, ESPEAK_LANGUAGE, prosody).samples, SAMPLING_RATE_HZ)
+def _waveform(text: str, language: str, prosody: Prosody) -> Waveform:
+    return Waveform(speak(text, ESPEAK_LANGUAGES[language], prosody).samples, SAMPLING_RATE_HZ)

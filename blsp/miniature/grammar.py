@@ -30,6 +30,11 @@ class Sentence:
     continuations: tuple[str, ...]
     continuations_german: tuple[str, ...]
 
+    @property
+    def text_german(self) -> str:
+        """The German as it is spoken and read: `translation` as the corpus's normaliser leaves it."""
+        return self.translation.lower()
+
 
 def split_of(intent: str, values: dict[str, str]) -> Split:
     """The split a request belongs to, decided by its intent and slot values alone.

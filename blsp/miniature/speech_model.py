@@ -1,14 +1,15 @@
-"""The miniature's speech model: a small Whisper trained from scratch to recognise English speech.
+"""The miniature's speech model: a small Whisper, trained from scratch to recognise English and German speech and to
+translate the German into English, as Whisper is.
 
-Axes: B utterances, M mel bins, T mel frames (100 a second), S encoder frames (50 a second), L tokens.
+Axes: B utterances, M mel bins, T mel frames (50 a second), S encoder frames (25 a second), L tokens.
 """
 
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
@@ -19,22 +20,40 @@ from transformers import (
     WhisperForConditionalGeneration,
     WhisperTokenizer,
 )
-from transformers.audio_utils import hertz_to_mel, mel_to_hertz
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-from blsp.miniature.corpus import ESPEAK_LANGUAGE, spoken_sentences
+from blsp.miniature.corpus import ENGLISH, ESPEAK_LANGUAGES, GERMAN, spoken_sentences
+from blsp.miniature.mel import HOP, MEL_BINS, all_features, mask_spectrogram, pad, warp_vocal_tract
 from blsp.miniature.synthesis import SAMPLING_RATE_HZ, Speech, speak
 from blsp.model.encoder import encode, encoder_length
 from blsp.params import Miniature, MiniatureSpeech
 
 START, END, NO_TIMESTAMPS = "<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>"
-MEL_BINS = 80
-HOP = 320  # samples: mel frames every 20 ms, encoder frames every 40 ms, half of what Whisper computes
+TASKS = {"translate": "<|translate|>", "transcribe": "<|transcribe|>"}
+# In Whisper's order, by which its tokenizer finds them: all its languages, not only those spoken here.
+SPECIAL_TOKENS = [
+    START,
+    *(f"<|{language}|>" for language in LANGUAGES),
+    *TASKS.values(),
+    *("<|startoflm|>", "<|startofprev|>", "<|nospeech|>"),
+    NO_TIMESTAMPS,
+]
 MAX_TOKENS = 64
-VOCABULARY = 600
-CLIPS_AT_ONCE = 50
+VOCABULARY = 1000
 WHOLE_WINDOW_SHARE = 0.2
+TRANSLATE_SHARE = 0.5  # of the German utterances; English ones are only transcribed
+TASK_POSITION = 2  # in what the decoder writes: after the start token and the language
 IGNORED = -100
-VOCAL_TRACT_WARP = 0.12  # share of a formant's frequency
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """One utterance to learn from: log-mel features (M, T), the number of the word at each encoder frame (S,), and by
+    task what the decoder is to write, from the start token to the end token (L,)."""
+
+    features: torch.Tensor
+    spoken_words: torch.Tensor
+    labels: dict[str, list[int]]
 
 
 def train_speech_model(settings: Miniature, folder: Path) -> None:
@@ -48,37 +67,28 @@ def train_speech_model(settings: Miniature, folder: Path) -> None:
     """
     torch.manual_seed(settings.seed)
     rng = random.Random(settings.seed)
-    spoken = spoken_sentences(settings, "train")
     extractor = WhisperFeatureExtractor(feature_size=MEL_BINS, hop_length=HOP, chunk_length=settings.speech.window_s)
-    tokenizer = _train_tokenizer([sentence.text for sentence, _ in spoken])
-    speech = [
-        speak(sentence.text, ESPEAK_LANGUAGE, prosody)
-        for sentence, prosody in tqdm(spoken, desc="speaking", unit="utt")
-    ]
-    features = _all_features(extractor, [utterance.samples for utterance in speech])
-    words = sorted({word for utterance in speech for word, _ in utterance.words})
-    spoken_words = [_word_at_each_frame(u, words, f.shape[1]) for u, f in zip(speech, features, strict=True)]
-    labels = [tokenizer(sentence.text, add_special_tokens=False).input_ids for sentence, _ in spoken]
+    tokenizer, words, lessons = _lessons(settings, extractor)
     model = _new_model(settings.speech, tokenizer)
     word_head = nn.Linear(settings.speech.width, len(words) + 1)
     parameters = [*model.parameters(), *word_head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=settings.speech.lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.speech.lr, settings.speech.steps, pct_start=0.15)
     model.train()
-    batches = _batches([clip.shape[1] for clip in features], settings.speech.batch_size, rng)
+    batches = _batches([lesson.features.shape[1] for lesson in lessons], settings.speech.batch_size, rng)
     with tqdm(total=settings.speech.steps, desc="speech model", unit="step", mininterval=2) as progress:
         for _ in range(settings.speech.steps):
-            rows = next(batches)
+            batch = [lessons[row] for row in next(batches)]
             whole_window = rng.random() < WHOLE_WINDOW_SHARE
-            picked = [_mask_spectrogram(_warp_vocal_tract(features[row], rng), rng) for row in rows]
-            padded, mask = _pad(picked, extractor.nb_max_frames if whole_window else None)
+            picked = [mask_spectrogram(warp_vocal_tract(lesson.features, rng), rng) for lesson in batch]
+            padded, mask = pad(picked, extractor.nb_max_frames if whole_window else None)
             frames = (
                 model.get_encoder()(padded).last_hidden_state
                 if whole_window
                 else encode(model.get_encoder(), padded, mask)
             )
-            word_loss = _word_loss(word_head(frames), [spoken_words[row] for row in rows])
-            text_loss = _text_loss(model, frames, [labels[row] for row in rows])
+            word_loss = _word_loss(word_head(frames), [lesson.spoken_words for lesson in batch])
+            text_loss = _text_loss(model, frames, [_labels(lesson, rng) for lesson in batch])
             loss = settings.speech.word_weight * word_loss + (1 - settings.speech.word_weight) * text_loss
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -92,6 +102,46 @@ def train_speech_model(settings: Miniature, folder: Path) -> None:
     extractor.save_pretrained(folder)
 
 
+def _lessons(
+    settings: Miniature, extractor: WhisperFeatureExtractor
+) -> tuple[WhisperTokenizer, list[str], list[Lesson]]:
+    """The tokenizer, the words by their numbers less one, and every utterance of the train split to learn from.
+
+    A word that both languages have is one word.
+    """
+    spoken = [
+        (language, sentence, prosody)
+        for language in ESPEAK_LANGUAGES
+        for sentence, prosody in spoken_sentences(settings, "train", language)
+    ]
+    texts = [sentence.text if language == ENGLISH else sentence.text_german for language, sentence, _ in spoken]
+    tokenizer = _train_tokenizer(texts)
+    speech = [
+        speak(text, ESPEAK_LANGUAGES[language], prosody)
+        for text, (language, _, prosody) in zip(tqdm(texts, desc="speaking", unit="utt"), spoken, strict=True)
+    ]
+    features = all_features(extractor, [utterance.samples for utterance in speech])
+    words = sorted({word for utterance in speech for word, _ in utterance.words})
+    lessons = []
+    for (language, sentence, _), text, utterance, clip in zip(spoken, texts, speech, features, strict=True):
+        labels = {"transcribe": _label(tokenizer, text, language, "transcribe")}
+        if language == GERMAN:
+            labels["translate"] = _label(tokenizer, sentence.text, language, "translate")
+        lessons.append(Lesson(clip, _word_at_each_frame(utterance, words, clip.shape[1]), labels))
+    return tokenizer, words, lessons
+
+
+def _label(tokenizer: WhisperTokenizer, text: str, language: str, task: str) -> list[int]:
+    """What the decoder writes (L,): start, language, task, no timestamps, the text, end."""
+    tokenizer.set_prefix_tokens(language=language, task=task, predict_timestamps=False)
+    return tokenizer(" " + text).input_ids
+
+
+def _labels(lesson: Lesson, rng: random.Random) -> list[int]:
+    translate = "translate" in lesson.labels and rng.random() < TRANSLATE_SHARE
+    return lesson.labels["translate" if translate else "transcribe"]
+
+
 def _train_tokenizer(texts: list[str]) -> WhisperTokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -101,7 +151,7 @@ def _train_tokenizer(texts: list[str]) -> WhisperTokenizer:
     tokenizer.train_from_iterator((" " + text for text in texts), trainer)
     merges = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
     whisper = WhisperTokenizer(vocab=tokenizer.get_vocab(), merges=merges, pad_token=END)
-    whisper.add_special_tokens({"additional_special_tokens": [START, NO_TIMESTAMPS]})
+    whisper.add_special_tokens({"additional_special_tokens": SPECIAL_TOKENS})
     return whisper
 
 
@@ -129,7 +179,10 @@ def _new_model(settings: MiniatureSpeech, tokenizer: WhisperTokenizer) -> Whispe
         )
     )
     generation = model.generation_config
-    generation.is_multilingual = False
+    generation.is_multilingual = True
+    spoken = [f"<|{language}|>" for language in ESPEAK_LANGUAGES]
+    generation.lang_to_id = dict(zip(spoken, tokenizer.convert_tokens_to_ids(spoken), strict=True))
+    generation.task_to_id = {task: tokenizer.convert_tokens_to_ids(token) for task, token in TASKS.items()}
     generation.no_timestamps_token_id = no_timestamps
     generation.return_timestamps = False
     generation.max_length = MAX_TOKENS
@@ -143,57 +196,6 @@ def _batches(lengths: list[int], batch_size: int, rng: random.Random) -> Iterato
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         rng.shuffle(batches)
         yield from batches
-
-
-def _all_features(extractor: WhisperFeatureExtractor, clips: list[np.ndarray]) -> list[torch.Tensor]:
-    """The log-mel features (M, T) of each clip, its window's padding cut off."""
-    features = []
-    for start in tqdm(range(0, len(clips), CLIPS_AT_ONCE), desc="mel", unit="batch"):
-        cut = [clip[: extractor.n_samples] for clip in clips[start : start + CLIPS_AT_ONCE]]
-        samples = min(max(map(len, cut)) + extractor.n_fft, extractor.n_samples)
-        padded = np.zeros((len(cut), -(-samples // HOP) * HOP), dtype=np.float32)
-        for row, clip in enumerate(cut):
-            padded[row, : len(clip)] = clip
-        mel = torch.from_numpy(extractor._torch_extract_fbank_features(padded))
-        features += [mel[row, :, : -(-len(clip) // HOP)].clone() for row, clip in enumerate(cut)]
-    return features
-
-
-def _pad(features: list[torch.Tensor], frames: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features (B, M, T) and the mask (B, T) of their valid frames, T the longest or `frames`.
-
-    A longer window is filled with what the extractor makes of silence: the clip's floor.
-    """
-    lengths = torch.tensor([clip.shape[1] for clip in features])
-    length = frames or int(lengths.max())
-    padded = torch.stack(
-        [nn.functional.pad(clip, (0, length - clip.shape[1]), value=clip.min().item()) for clip in features]
-    )
-    return padded, (torch.arange(length) < lengths[:, None]).long()
-
-
-def _warp_vocal_tract(features: torch.Tensor, rng: random.Random) -> torch.Tensor:
-    """The features (M, T) as from a longer or shorter vocal tract, formants moved by up to VOCAL_TRACT_WARP.
-
-    A few dozen voices are then heard as many more (VTLP, Jaitly and Hinton 2013).
-    """
-    top = hertz_to_mel(SAMPLING_RATE_HZ / 2, mel_scale="slaney")
-    bins = np.arange(1, MEL_BINS + 1) * top / (MEL_BINS + 1)
-    warped = mel_to_hertz(bins, mel_scale="slaney") * rng.uniform(1 - VOCAL_TRACT_WARP, 1 + VOCAL_TRACT_WARP)
-    source = hertz_to_mel(warped, mel_scale="slaney") * (MEL_BINS + 1) / top - 1
-    position = torch.from_numpy(source).clamp(0, MEL_BINS - 1).float()
-    below = position.long().clamp(max=MEL_BINS - 2)
-    return torch.lerp(features[below], features[below + 1], (position - below)[:, None])
-
-
-def _mask_spectrogram(features: torch.Tensor, rng: random.Random) -> torch.Tensor:
-    """The features (M, T) with two mel bands and two moments hidden (SpecAugment, Park et al. 2019)."""
-    features = features.clone()
-    for _ in range(2):
-        band, moment = rng.randrange(MEL_BINS - 10), rng.randrange(features.shape[1])
-        features[band : band + rng.randrange(10)] = 0
-        features[:, moment : moment + rng.randrange(6)] = 0
-    return features
 
 
 def _word_at_each_frame(speech: Speech, words: list[str], mel_frames: int) -> torch.Tensor:
@@ -213,14 +215,16 @@ def _word_loss(logits: torch.Tensor, spoken_words: list[torch.Tensor]) -> torch.
 
 
 def _text_loss(model: WhisperForConditionalGeneration, frames: torch.Tensor, labels: list[list[int]]) -> torch.Tensor:
-    """The decoder's cross-entropy of the transcripts, given the encoder's frames (B, S, E)."""
-    config = model.config
+    """The decoder's cross-entropy of its labels, given the encoder's frames (B, S, E).
+
+    The language is learned from the speech, the task is not: it is asked for.
+    """
     longest = max(len(row) for row in labels)
-    start, end, no_timestamps = config.decoder_start_token_id, config.eos_token_id, config.vocab_size - 1
-    decoder_ids = torch.full((len(labels), longest + 2), end)
-    targets = torch.full((len(labels), longest + 2), IGNORED)
-    for row, ids in enumerate(labels):
-        decoder_ids[row, : len(ids) + 2] = torch.tensor([start, no_timestamps, *ids])
-        targets[row, : len(ids) + 2] = torch.tensor([no_timestamps, *ids, end])
-    logits = model(encoder_outputs=(frames,), decoder_input_ids=decoder_ids).logits
-    return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+    ids = torch.full((len(labels), longest), model.config.pad_token_id)
+    targets = torch.full((len(labels), longest), IGNORED)
+    for row, label in enumerate(labels):
+        ids[row, : len(label)] = torch.tensor(label)
+        targets[row, : len(label)] = torch.tensor(label)
+    targets[:, TASK_POSITION] = IGNORED
+    logits = model(encoder_outputs=(frames,), decoder_input_ids=ids[:, :-1]).logits
+    return nn.functional.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=IGNORED)

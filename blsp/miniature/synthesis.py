@@ -149,8 +149,13 @@ class _Synthesizer:
         samples = resample_poly(samples, SAMPLING_RATE_HZ, self._rate_hz, window=self._low_pass).astype(np.float32)
         samples /= 2 * np.abs(samples).max() + 1e-9
         first, last = _loud(samples)
-        words = ((text[at : at + length], ms / 1000 - first / SAMPLING_RATE_HZ) for at, length, ms in self._words)
-        return Speech(samples[first:last], tuple((word, max(start_s, 0.0)) for word, start_s in words))
+        words = []
+        end = 0
+        for at, length, ms in self._words:
+            if at >= end:  # German "25" is announced again where its 5 has been said
+                words.append((text[at : at + length], max(ms / 1000 - first / SAMPLING_RATE_HZ, 0.0)))
+                end = at + length
+        return Speech(samples[first:last], tuple(words))
 
 
 def _loud(samples: np.ndarray, floor: float = 0.005, margin: int = SAMPLING_RATE_HZ // 20) -> tuple[int, int]:
