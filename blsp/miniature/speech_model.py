@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 from tqdm import tqdm
 from transformers import (
+    GenerationConfig,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
@@ -133,8 +134,8 @@ def _lessons(
 
 def _label(tokenizer: WhisperTokenizer, text: str, language: str, task: str) -> list[int]:
     """What the decoder writes (L,): start, language, task, no timestamps, the text, end."""
-    tokenizer.set_prefix_tokens(language=language, task=task, predict_timestamps=False)
-    return tokenizer(" " + text).input_ids
+    prompt = tokenizer.convert_tokens_to_ids([START, f"<|{language}|>", TASKS[task], NO_TIMESTAMPS])
+    return [*prompt, *tokenizer(" " + text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
 
 
 def _labels(lesson: Lesson, rng: random.Random) -> list[int]:
@@ -178,14 +179,21 @@ def _new_model(settings: MiniatureSpeech, tokenizer: WhisperTokenizer) -> Whispe
             begin_suppress_tokens=None,
         )
     )
-    generation = model.generation_config
-    generation.is_multilingual = True
     spoken = [f"<|{language}|>" for language in ESPEAK_LANGUAGES]
-    generation.lang_to_id = dict(zip(spoken, tokenizer.convert_tokens_to_ids(spoken), strict=True))
-    generation.task_to_id = {task: tokenizer.convert_tokens_to_ids(token) for task, token in TASKS.items()}
-    generation.no_timestamps_token_id = no_timestamps
-    generation.return_timestamps = False
-    generation.max_length = MAX_TOKENS
+    # A new one: that of the model's own configuration would be saved without what is Whisper's.
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=start,
+        pad_token_id=end,
+        bos_token_id=end,
+        eos_token_id=end,
+        max_length=MAX_TOKENS,
+        is_multilingual=True,
+        lang_to_id=dict(zip(spoken, tokenizer.convert_tokens_to_ids(spoken), strict=True)),
+        task_to_id={task: tokenizer.convert_tokens_to_ids(token) for task, token in TASKS.items()},
+        no_timestamps_token_id=no_timestamps,
+        return_timestamps=False,
+        task="transcribe",  # unless another one is asked for
+    )
     return model
 
 

@@ -44,11 +44,21 @@ def test_every_wording_of_a_request_is_in_its_split():
 
 
 def test_the_llm_never_reads_a_test_sentence():
-    held_out = {s.text for s in distinct_sentences("test", 1, 400)} | {
-        s.translation for s in distinct_sentences("test", 1, 400)
-    }
+    test = distinct_sentences("test", 1, 400)
+    held_out = {text for s in test for text in (s.text, s.translation, s.text_german)}
     for _, text, answer in itertools.islice(conversations("train", 1), 3000):
         assert text not in held_out and answer not in held_out
+
+
+def test_the_llm_reads_both_languages_as_they_are_packed_and_writes_german_as_germans_do():
+    read, written = set(), set()
+    for _, text, answer in itertools.islice(conversations("train", 1), 1000):
+        read.add(text)
+        written.add(answer)
+    german = {s.text_german: s.translation for s in itertools.islice(sentences("train", 1), 1000)}
+    assert 200 < len(read & german.keys()) < 300
+    assert all(text == text.lower() for text in read)
+    assert len(written & set(german.values())) > 100
 
 
 def test_voices_of_the_splits_are_disjoint_and_many():
@@ -78,6 +88,7 @@ def test_german_is_whole():
 def test_sentences_are_as_the_normaliser_leaves_them(split):
     for sentence in distinct_sentences(split, 1, 200):
         assert normalise(sentence.text, "whisper_english") == sentence.text
+        assert normalise(sentence.text_german, "whisper_basic") == sentence.text_german
 
 
 def test_the_llm_is_taught_the_instructions_of_the_params():

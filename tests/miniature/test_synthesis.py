@@ -34,6 +34,12 @@ def test_words_are_told_with_their_times():
     assert times == sorted(times) and times[0] == 0 and 0.8 < times[-1] < len(speech.samples) / SAMPLING_RATE_HZ
 
 
+def test_a_german_number_is_one_word():
+    speech = speak("starte eine uhr von 25 minuten für nudeln", "de", Prosody("f2", 180, 50, 50))
+    said = [word for word, _ in speech.words]
+    assert said == ["starte", "eine", "uhr", "von", "25", "minuten", "für", "nudeln"]
+
+
 def test_voice_and_rate_change_the_sound():
     slow, fast = (speak("turn on the fan", "en-us", Prosody("f2", rate, 50, 50)).samples for rate in (140, 240))
     low = speak("turn on the fan", "en-us", Prosody("m3", 140, 50, 50)).samples
