@@ -1,47 +1,26 @@
-"""params.yaml as frozen, typed records. Every section is one stage's (or flow's) whole configuration."""
+"""The sections of params.yaml. Each is one stage's (or flow's) whole configuration."""
 
-import difflib
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from pydantic import Field, model_validator
 
-from blsp.errors import BlspError
-
-PARAMS_FILE = "params.yaml"
-
-COMMIT = "^[0-9a-f]{40}$"
-NAME = "^[a-z][a-z0-9_]*$"
-LANGUAGE = "^(transcript|[a-z]{2,3})$"
-RAY_ADDRESS = "^(auto|(ray://)?[^:/@ ]+:[0-9]+)$"
-S3_PREFIX = "^s3://[a-z0-9][a-z0-9.-]+(/[^/]+)+$"
-SERVER_URL = "^https?://[^@/]+(/[^@]*)?/v1$"
-
-Count = Annotated[int, Field(gt=0)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Revision = Annotated[str, Field(pattern=COMMIT)]
-Instruction = Annotated[str, Field(min_length=1)]
-FieldName = Annotated[str, Field(pattern=NAME)]
-
-
-class ParamsError(BlspError):
-    """params.yaml holds something the pipeline cannot run with; the message names each key and its remedy."""
-
-
-class Record(BaseModel):
-    """A frozen record that refuses unknown keys, wrong types and values out of range."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-def _refuse_empty_range(record: Record, lowest: str, highest: str) -> None:
-    low, high = getattr(record, lowest), getattr(record, highest)
-    if low >= high:
-        raise ValueError(f"{lowest} {low:g} is not below {highest} {high:g}")
+from blsp.params.record import (
+    LANGUAGE,
+    RAY_ADDRESS,
+    S3_PREFIX,
+    SERVER_URL,
+    Count,
+    FieldName,
+    Instruction,
+    NonNegative,
+    Positive,
+    Record,
+    Revision,
+    Share,
+    refuse_empty_range,
+    shown,
+)
+from blsp.params.training import Train
 
 
 class Transformer(Record):
@@ -96,7 +75,7 @@ class Backbones(Record):
             name, revision = getattr(self, f"{part}_name"), getattr(self, f"{part}_revision")
             if self.source != "miniature" and not name:
                 wanted = "owner/name on the hub" if self.source == "hub" else "a folder"
-                raise ValueError(f"where source is {self.source}, {part}_name must be {wanted}; found {_shown(name)}")
+                raise ValueError(f"where source is {self.source}, {part}_name must be {wanted}; found {shown(name)}")
             if self.source == "hub" and not revision:
                 raise ValueError(
                     f"where source is hub, {part}_revision must be the 40-digit commit of {name}; found null"
@@ -128,7 +107,7 @@ class Source(Record):
     def consistent(self) -> Self:
         if (self.name == "miniature") != (self.path is None):
             wanted = "must be null" if self.name == "miniature" else "must be where it lies"
-            raise ValueError(f"path {wanted} for {self.name}; found {_shown(self.path)}")
+            raise ValueError(f"path {wanted} for {self.name}; found {shown(self.path)}")
         if self.audio_root and self.name not in ("manifest", "lhotse"):
             raise ValueError(f"audio_root must be null for {self.name}, whose audio lies where its path says")
         return self
@@ -154,8 +133,8 @@ class Corpus(Record):
 
     @model_validator(mode="after")
     def consistent(self) -> Self:
-        _refuse_empty_range(self, "min_duration_s", "max_duration_s")
-        _refuse_empty_range(self, "min_chars_per_s", "max_chars_per_s")
+        refuse_empty_range(self, "min_duration_s", "max_duration_s")
+        refuse_empty_range(self, "min_chars_per_s", "max_chars_per_s")
         if self.dev_share + self.test_share >= 1:
             raise ValueError(
                 f"dev_share {self.dev_share:g} and test_share {self.test_share:g} leave nothing to train on; "
@@ -183,7 +162,7 @@ class Execution(Record):
         if (self.executor == "ray") == (self.ray_address is None):
             wanted = "must be given" if self.ray_address is None else "must be null"
             raise ValueError(
-                f"where executor is {self.executor}, ray_address {wanted}; found {_shown(self.ray_address)}"
+                f"where executor is {self.executor}, ray_address {wanted}; found {shown(self.ray_address)}"
             )
         return self
 
@@ -232,50 +211,7 @@ class Validate(Record):
 
     @model_validator(mode="after")
     def consistent(self) -> Self:
-        _refuse_empty_range(self, "min_chars_per_s", "max_chars_per_s")
-        return self
-
-
-class Train(Record):
-    objective: Literal["kd", "ce"]
-    temperature: Positive
-    shares: dict[FieldName, Share]
-    adapter: Literal["conv", "stack"]
-    downsampling: Count
-    bottleneck: Count
-    encoding: Literal["variable", "padded"]
-    steps: Count
-    batch_size: Count
-    micro_batch_tokens: Count
-    teacher: Literal["live", "stored"]
-    precision: Literal["float32", "bfloat16"]
-    gradient_checkpointing: bool
-    compile: bool
-    shard_llm: bool
-    workers: Annotated[int, Field(ge=0)]
-    encoder_cache_gib: NonNegative
-    checkpoint_every: Count
-    lr: Positive
-    warmup_steps: Annotated[int, Field(ge=0)]
-    weight_decay: NonNegative
-    clip_norm: Positive
-    validate_every: Count
-    seed: int
-
-    @model_validator(mode="after")
-    def shares_sum_to_one(self) -> Self:
-        total = sum(self.shares.values())
-        if abs(total - 1) > 1e-6:
-            raise ValueError(f"shares sum to {total:g}; they must sum to 1")
-        return self
-
-    @model_validator(mode="after")
-    def convolutions_halve(self) -> Self:
-        if self.adapter == "conv" and (self.downsampling < 2 or self.downsampling.bit_count() != 1):
-            raise ValueError(
-                f"each convolution of the conv adapter halves, so downsampling must be 2, 4, 8, ...; "
-                f"found {self.downsampling}; adapter: stack takes any"
-            )
+        refuse_empty_range(self, "min_chars_per_s", "max_chars_per_s")
         return self
 
 
@@ -324,7 +260,7 @@ class Params(Record):
         ):
             if (engine == "openai") == (value is None):
                 wanted = "must be given" if value is None else "must be null"
-                raise ValueError(f"where continuations.engine is {engine}, {key} {wanted}; found {_shown(value)}")
+                raise ValueError(f"where continuations.engine is {engine}, {key} {wanted}; found {shown(value)}")
         return self
 
     @model_validator(mode="after")
@@ -341,110 +277,3 @@ class Params(Record):
                     f"(continuations.behaviours.{name}.share); raise the one or lower the other"
                 )
         return self
-
-
-def load_params(path: str | Path = PARAMS_FILE) -> Params:
-    """The checked contents of a params file.
-
-    Raises ParamsError with one line for each fault: the key's full path, what was found, and what would do.
-    YAML 1.2 is read, as DVC reads it (so that `1e-3` is a number here and there).
-    """
-    path = Path(path)
-    try:
-        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file; run blsp where params.yaml is") from None
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ParamsError(f"{path}, line {line}: not YAML: {error.problem}") from None
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
-        raise ParamsError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(raw, dict):
-        raise ParamsError(f"{path}: must hold sections such as `train:`; found {_shown(raw)}")
-    try:
-        return Params.model_validate(raw)
-    except ValidationError as error:
-        faults = [_explain(fault) for fault in error.errors()]
-        start = "\n  " if len(faults) > 1 else " "
-        raise ParamsError(f"{path}:" + "".join(start + fault for fault in faults)) from None
-
-
-def _explain(fault: Any) -> str:
-    """One line about one of pydantic's faults, in the words of a params file."""
-    kind, location, context = fault["type"], fault["loc"], fault.get("ctx", {})
-    is_key = location[-1:] == ("[key]",)
-    location = location[:-1] if is_key else location
-    if kind == "extra_forbidden" or (is_key and kind == "literal_error"):
-        return f"{_path(location)}: unknown key{_nearest(location)}"
-    if kind == "missing":
-        return f"{_path(location)}: missing; add it"
-    if kind == "value_error":
-        return f"{_path(location)}: {context['error']}" if location else str(context["error"])
-    if kind == "string_pattern_mismatch":
-        wanted = _PATTERNS[context["pattern"]]
-    elif kind in _WANTED:
-        wanted = _WANTED[kind].format_map(context)
-    else:
-        wanted = fault["msg"][0].lower() + fault["msg"][1:]
-    return f"{_path(location)}: must be {wanted}; found {_shown(fault['input'])}"
-
-
-_PATTERNS = {
-    COMMIT: "a commit in full, 40 digits of 0-9 and a-f (a branch or tag may move)",
-    RAY_ADDRESS: "auto (the cluster of this machine), host:6379 or ray://host:10001",
-    S3_PREFIX: "s3://bucket/prefix, without a slash at its end",
-    SERVER_URL: "an address that ends in /v1, such as http://localhost:8000/v1, with no key in it",
-    LANGUAGE: "`transcript`, or a language's code of two or three letters, such as de",
-    NAME: "a name of small letters, digits and _ that begins with a letter",
-}
-
-_WANTED = {
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "string_type": "text",
-    "bool_type": "true or false",
-    "finite_number": "a finite number",
-    "greater_than": "greater than {gt:g}",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than": "less than {lt:g}",
-    "less_than_equal": "at most {le:g}",
-    "literal_error": "{expected}",
-    "string_too_short": "text that is not empty",
-    "too_short": "a section with at least one key",
-    "dict_type": "a section of `key: value` lines",
-    "list_type": "a list of `- ` lines",
-    "model_type": "a section of `key: value` lines",
-}
-
-
-def _path(location: tuple[Any, ...]) -> str:
-    return ".".join(map(str, location))
-
-
-def _shown(value: Any) -> str:
-    # As params.yaml would have it: null, true, 'text'.
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = repr(value)
-    return text if len(text) <= 80 else text[:79] + "…"
-
-
-def _nearest(location: tuple[Any, ...]) -> str:
-    close = difflib.get_close_matches(str(location[-1]), _keys_at(location[:-1]), n=1, cutoff=0)
-    return f"; the nearest valid key is {_path((*location[:-1], close[0]))}" if close else ""
-
-
-def _keys_at(location: tuple[Any, ...]) -> list[str]:
-    """The keys that the section at `location` may have; none where it may have any."""
-    section: Any = Params
-    for part in location:
-        if get_origin(section) in (dict, list):
-            section = get_args(section)[-1]
-        else:
-            fields = section.model_fields.items()
-            section = next(field.annotation for name, field in fields if part in (name, field.alias))
-    if get_origin(section) is dict:
-        return list(get_args(get_args(section)[0]))
-    return [field.alias or name for name, field in section.model_fields.items()]
