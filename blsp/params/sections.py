@@ -1,9 +1,10 @@
 """The sections of params.yaml. Each is one stage's (or flow's) whole configuration."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from blsp.errors import BlspError
 from blsp.params.record import (
     LANGUAGE,
     RAY_ADDRESS,
@@ -20,7 +21,7 @@ from blsp.params.record import (
     refuse_empty_range,
     shown,
 )
-from blsp.params.training import Train
+from blsp.params.training import Experiments, Train, with_changes
 
 
 class Transformer(Record):
@@ -247,9 +248,15 @@ class Params(Record):
     continuations: Continuations
     validate_: Annotated[Validate, Field(alias="validate")]
     train: Train
+    experiments: Experiments
     evaluate: Evaluate
     promote: Promote
     execution: Execution
+
+    @field_validator("experiments", mode="before")
+    @classmethod
+    def experiments_change_train(cls, raw: Any, info: ValidationInfo) -> Any:
+        return with_changes(raw, info.data.get("train"))
 
     @model_validator(mode="after")
     def engine_has_what_it_needs(self) -> Self:
@@ -264,16 +271,33 @@ class Params(Record):
         return self
 
     @model_validator(mode="after")
-    def shares_name_behaviours(self) -> Self:
-        for name, share in self.train.shares.items():
+    def train_learns_what_is_written(self) -> Self:
+        self._refuse_unwritten(self.train, "train")
+        return self
+
+    def _refuse_unwritten(self, train: Train, where: str) -> None:
+        for name, share in train.shares.items():
             if name not in self.continuations.behaviours:
                 raise ValueError(
-                    f"train.shares.{name} is no behaviour that is written; continuations.behaviours has "
+                    f"{where}.shares.{name} is no behaviour that is written; continuations.behaviours has "
                     f"{', '.join(self.continuations.behaviours)}"
                 )
             if share > (written := self.continuations.behaviours[name].share):
                 raise ValueError(
-                    f"train.shares.{name} is {share:g}, but it is written for {written:g} of the utterances "
+                    f"{where}.shares.{name} is {share:g}, but it is written for {written:g} of the utterances "
                     f"(continuations.behaviours.{name}.share); raise the one or lower the other"
                 )
-        return self
+
+    def variant(self, name: str, seed: int) -> Self:
+        """These params with the `train` of one of `experiments`, trained from this seed.
+
+        Raises BlspError where there is none of that name, or it learns what is not written.
+        """
+        trainings = self.experiments.trainings
+        if name not in trainings:
+            raise BlspError(f"experiments has no variant and no ablation {name}; it has {', '.join(trainings)}")
+        try:
+            self._refuse_unwritten(trainings[name], f"experiments: {name}")
+        except ValueError as error:
+            raise BlspError(str(error)) from None
+        return self.model_copy(update={"train": trainings[name].model_copy(update={"seed": seed})})

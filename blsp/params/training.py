@@ -1,6 +1,6 @@
-"""What the adapter is trained with: the section `train`."""
+"""What the adapter is trained with: the section `train`, and what `experiments` changes in it."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ class Train(Record):
     objective: Literal["kd", "ce"]
     temperature: Positive
     shares: dict[FieldName, Share]
+    corpus_share: Annotated[float, Field(gt=0, le=1)]
     adapter: Literal["conv", "stack"]
     downsampling: Count
     bottleneck: Count
@@ -48,3 +49,41 @@ class Train(Record):
                 f"found {self.downsampling}; adapter: stack takes any"
             )
         return self
+
+
+class Experiments(Record):
+    """Further trainings, by name: each is the whole of `train` with its own changes in it."""
+
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    variants: dict[FieldName, Train]
+    ablations: dict[FieldName, Train]
+
+    @model_validator(mode="after")
+    def each_has_a_name_of_its_own(self) -> Self:
+        if twice := sorted(self.variants.keys() & self.ablations.keys()):
+            raise ValueError(f"{', '.join(twice)} is a variant and an ablation; give one another name")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {self.seeds} has one twice; each trains once")
+        return self
+
+    @property
+    def trainings(self) -> dict[str, Train]:
+        """All of them, by name."""
+        return {**self.variants, **self.ablations}
+
+
+def with_changes(experiments: Any, train: Train | None) -> Any:
+    """The section `experiments` as it is written, each training in it made whole by what it leaves as `train` has it.
+
+    Where `train` itself is at fault (None), there is none: its faults would be told again with each.
+    """
+    if not isinstance(experiments, dict):
+        return experiments
+    groups = {key: value for key in ("variants", "ablations") if isinstance(value := experiments.get(key), dict)}
+    if train is None:
+        return {**experiments, **{key: {} for key in groups}}
+
+    def whole(changes: Any) -> Any:
+        return {**train.model_dump(), **changes} if isinstance(changes, dict) else changes
+
+    return {**experiments, **{key: {n: whole(c) for n, c in value.items()} for key, value in groups.items()}}
