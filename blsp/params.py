@@ -15,6 +15,7 @@ PARAMS_FILE = "params.yaml"
 COMMIT = "^[0-9a-f]{40}$"
 NAME = "^[a-z][a-z0-9_]*$"
 LANGUAGE = "^(transcript|[a-z]{2,3})$"
+LANGUAGE_CODE = "^[a-z]{2,3}$"
 RAY_ADDRESS = "^(auto|(ray://)?[^:/@ ]+:[0-9]+)$"
 S3_PREFIX = "^s3://[a-z0-9][a-z0-9.-]+(/[^/]+)+$"
 SERVER_URL = "^https?://[^@/]+(/[^@]*)?/v1$"
@@ -279,13 +280,22 @@ class Train(Record):
         return self
 
 
+class Task(Record):
+    instructions: Annotated[list[Instruction], Field(min_length=1)]
+    reference: Literal["transcript", "translation", "intent", "answer"]
+    metric: Literal["wer", "bleu", "chrf", "accuracy"]
+    drop: Annotated[str, Field(min_length=1)] | None
+    language: Annotated[str, Field(pattern=LANGUAGE_CODE)] | None
+    source: Annotated[str, Field(min_length=1)] | None
+
+
 class Evaluate(Record):
     batch_size: Count
     max_new_tokens: Count
     bootstrap_samples: Count
     confidence: Annotated[float, Field(gt=0, lt=1)]
     seed: int
-    tasks: dict[Literal["asr", "st", "slu", "qa"], Instruction]
+    tasks: Annotated[dict[FieldName, Task], Field(min_length=1)]
 
 
 class Gate(Record):
@@ -395,6 +405,7 @@ _PATTERNS = {
     S3_PREFIX: "s3://bucket/prefix, without a slash at its end",
     SERVER_URL: "an address that ends in /v1, such as http://localhost:8000/v1, with no key in it",
     LANGUAGE: "`transcript`, or a language's code of two or three letters, such as de",
+    LANGUAGE_CODE: "a language's code of two or three letters, such as de",
     NAME: "a name of small letters, digits and _ that begins with a letter",
 }
 

@@ -1,26 +1,31 @@
 """The `evaluate` stage: every system on every task, on the same held-out items, and the behaviour gap."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from tqdm import tqdm
+import pandas as pd
 
 from blsp import tracking
 from blsp.backbones import device_map, pins
 from blsp.data.batches import evaluation_batches
-from blsp.data.text import normalizer_of_all, plain_words
 from blsp.evaluation import report
-from blsp.evaluation.metrics import Figure, Resampling, ratio
+from blsp.evaluation.answers import ask, write_answers
+from blsp.evaluation.resampling import Figure, Resampling, ratio
+from blsp.evaluation.scores import Measured, grade, measure
+from blsp.evaluation.sensitivity import measure_sensitivity
 from blsp.evaluation.systems import System, cascade_system, speech_system, text_system
-from blsp.evaluation.tasks import TASKS, Item, Task, test_items, with_reference
+from blsp.evaluation.tasks import test_items
 from blsp.files import sha256_of
 from blsp.params import Params
 from blsp.training.train import ADAPTER_DIR, new_config
 
+ANSWERS = "reports/answers.parquet"
+COMPARED = (("speech", "cascade"), ("speech", "text"), ("speech", "untrained"))
 EXAMPLES_PER_TASK = 5
 
 
 def run(params: Params) -> None:
-    """Nothing; afterwards reports/ holds evaluation.json, evaluation.md and figures/."""
+    """Nothing; afterwards reports/ holds evaluation.json, evaluation.md, figures/ and every answer, answers.parquet."""
     with tracking.mirror_after(params):  # MLflow is imported beside the evaluation, not after it
         evaluation = _evaluate(params)
         report.write(evaluation)
@@ -45,54 +50,60 @@ def _evaluate(params: Params) -> dict[str, Any]:
         "speech": speech_system(settings, model, processor),
         "untrained": speech_system(settings, fresh, processor),
     }
-    normalizer = normalizer_of_all((item.language for item in items), params.corpus.normalizer)
-    resampling = Resampling(
-        settings.bootstrap_samples,
-        settings.confidence,
-        settings.seed,
-        normalizer,
-        lambda text: plain_words(text, normalizer),
-    )
-    figures, examples = compare(systems, params, items, resampling)
+    resampling = Resampling(settings.bootstrap_samples, settings.confidence, settings.seed)
+    answers = ask(systems, settings.tasks, items, params.train.seed)
+    graded, metrics = grade(answers, settings.tasks, params.corpus.normalizer)
+    write_answers(graded, ANSWERS)
+    measured = measure(graded, settings.tasks, metrics) + measure_sensitivity(answers, settings.tasks)
     return {
-        "systems": figures,
+        "systems": figures(measured, resampling),
+        "comparisons": comparisons(measured, COMPARED, resampling),
         "alignment": alignment(model, processor, params, resampling),
         "test": {
             "utterances": len(items),
-            "audio_s": sum(len(item.samples) for item in items) / params.corpus.sampling_rate_hz,
+            "audio_s": sum(len(item.samples) / item.sampling_rate_hz for item in items),
         },
-        "instructions": dict(settings.tasks),
-        "examples": examples,
+        "tasks": [
+            {"name": one.task, "metric": one.metric, "higher_is_better": one.higher_is_better} for one in measured
+        ],
+        "instructions": {name: task.instructions for name, task in settings.tasks.items()},
+        "examples": examples(graded),
         "adapter_sha256": sha256_of(ADAPTER_DIR),
         "backbones": pins(),
     }
 
 
-def compare(
-    systems: dict[str, System], params: Params, items: list[Item], resampling: Resampling
-) -> tuple[dict[str, dict[str, dict[str, Figure]]], list[dict[str, Any]]]:
-    """{system: {task: {metric: figure}}}, and a few items of each task with every system's answer.
+def figures(measured: Sequence[Measured], resampling: Resampling) -> dict[str, dict[str, dict[str, Figure]]]:
+    """{system: {task: {metric: figure}}}."""
+    found: dict[str, dict[str, dict[str, Figure]]] = {}
+    for one in measured:
+        for system in one.counts:
+            found.setdefault(system, {}).setdefault(one.task, {})[one.metric] = one.figure(system, resampling)
+    return found
 
-    A task for which no item has a reference is left out and said so.
-    """
-    figures: dict[str, dict[str, dict[str, Figure]]] = {name: {} for name in systems}
-    examples: list[dict[str, Any]] = []
-    with tqdm(total=len(params.evaluate.tasks) * len(systems), desc="evaluate", unit="run") as progress:
-        for name, instruction in params.evaluate.tasks.items():
-            task: Task = TASKS[name]
-            judged, references = with_reference(task, items)
-            if not judged:
-                print(f"evaluate: no test item has a reference for {name}; the task is left out")
-                continue
-            answers = {}
-            for system, answer in systems.items():
-                answers[system] = answer(instruction, judged)
-                figures[system][name] = {task.metric: task.score(answers[system], references, resampling)}
-                progress.update()
-            for row in range(0, len(judged), max(len(judged) // EXAMPLES_PER_TASK, 1)):
-                given = {system: answers[system][row] for system in systems}
-                examples.append({"task": name, "id": judged[row].id, "reference": references[row], **given})
-    return figures, examples
+
+def comparisons(
+    measured: Sequence[Measured], pairs: Sequence[tuple[str, str]], resampling: Resampling
+) -> list[dict[str, Any]]:
+    """A row each pair of systems and metric: how much more the first has, with its interval and p."""
+    return [
+        {"system": ours, "than": theirs, "task": one.task, "metric": one.metric}
+        | one.difference(ours, theirs, resampling)
+        for ours, theirs in pairs
+        for one in measured
+    ]
+
+
+def examples(graded: pd.DataFrame) -> list[dict[str, Any]]:
+    """A few items of each task under its first instruction, from the shortest to the longest, with every answer."""
+    found = []
+    for task, rows in graded.groupby("task", sort=False):
+        first = rows[rows["instruction"] == rows["instruction"].iloc[0]]
+        answers = first.pivot(index="id", columns="system", values="answer")
+        judged = first.drop_duplicates("id")
+        for row in judged.iloc[:: max(len(judged) // EXAMPLES_PER_TASK, 1)].itertuples():
+            found.append({"task": task, "id": row.id, "reference": row.reference, **answers.loc[row.id].to_dict()})
+    return found
 
 
 def alignment(model: Any, processor: Any, params: Params, resampling: Resampling) -> dict[str, Figure]:
@@ -109,8 +120,8 @@ def alignment(model: Any, processor: Any, params: Params, resampling: Resampling
     kl: list[float] = []
     agreement: list[float] = []
     tokens: list[float] = []
-    for examples in evaluation_batches("test", behaviour, params.evaluate.batch_size):
-        gap = objective.divergence(collator(examples).to(model.device))
+    for batch in evaluation_batches("test", behaviour, params.evaluate.batch_size):
+        gap = objective.divergence(collator(batch).to(model.device))
         kl, agreement = kl + gap.kl.tolist(), agreement + gap.agreement.tolist()
         tokens += gap.tokens.tolist()
     return {

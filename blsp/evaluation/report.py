@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from blsp import markdown
-from blsp.evaluation.tasks import TASKS
 from blsp.files import replace_dir, write_json, write_text
 
 JSON = "reports/evaluation.json"
@@ -32,10 +31,10 @@ def write(evaluation: dict[str, Any]) -> None:
 
 def table(evaluation: dict[str, Any]) -> str:
     """The systems by the tasks, each cell a value and its interval, as a Markdown table."""
-    tasks = [name for name in TASKS if name in next(iter(evaluation["systems"].values()))]
-    header = ["system", *(f"{TASKS[name].title} ({TASKS[name].metric})" for name in tasks)]
+    tasks = evaluation["tasks"]
+    header = ["system", *(f"{task['name']} ({task['metric']})" for task in tasks)]
     rows = [
-        [system, *(_cell(figures[name][TASKS[name].metric]) for name in tasks)]
+        [system, *(_cell(figures[task["name"]][task["metric"]]) for task in tasks)]
         for system in MEANINGS
         if (figures := evaluation["systems"].get(system))
     ]
@@ -47,9 +46,18 @@ def table(evaluation: dict[str, Any]) -> str:
     return f"{markdown.table(header, rows)}\n\n{closing}"
 
 
-def _cell(figure: dict[str, Any]) -> str:
-    digits = 1 if max(figure["value"], figure["high"]) > 5 else 3
-    return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+def comparison_table(comparisons: list[dict[str, Any]]) -> str:
+    """Each difference with its interval and p, as a Markdown table."""
+    rows = [
+        [f"{one['system']} - {one['than']}", f"{one['task']} ({one['metric']})", _cell(one, "+"), f"{one['p']:.3f}"]
+        for one in comparisons
+    ]
+    return markdown.table(["systems", "task", "difference", "p"], rows)
+
+
+def _cell(figure: dict[str, Any], sign: str = "") -> str:
+    digits = 1 if max(abs(figure[key]) for key in ("value", "low", "high")) > 5 else 3
+    return f"{figure['value']:{sign}.{digits}f} [{figure['low']:{sign}.{digits}f}, {figure['high']:{sign}.{digits}f}]"
 
 
 def _page(evaluation: dict[str, Any]) -> str:
@@ -64,8 +72,23 @@ def _page(evaluation: dict[str, Any]) -> str:
         "",
         *(f"- `{system}`: {meaning}" for system, meaning in MEANINGS.items()),
         "",
+        "`followed` is the share of answers that are nearer to what the LLM answers to that instruction, reading the "
+        "transcript, than to what it answers to another; `changed` the share of pairs of instructions with "
+        "different answers.",
+        "",
         "![systems](figures/systems.png)",
         "![learning curve](figures/learning_curve.png)",
+        "",
+        "## Differences on the same utterances",
+        "",
+        "p is that of approximate randomisation, two-sided: how often a difference as large comes about where a coin "
+        "decides, for each utterance, which system gave which answer.",
+        "",
+        comparison_table(evaluation["comparisons"]),
+        "",
+        "## Instructions",
+        "",
+        *(f"- {name}: {' / '.join(given)}" for name, given in evaluation["instructions"].items()),
         "",
         "## Examples",
         "",
@@ -81,20 +104,18 @@ def _page(evaluation: dict[str, Any]) -> str:
 
 
 def _draw_systems(evaluation: dict[str, Any], path: Path) -> None:
-    systems = evaluation["systems"]
-    tasks = [name for name in TASKS if name in systems["speech"]]
+    systems = {name: evaluation["systems"][name] for name in MEANINGS if name in evaluation["systems"]}
+    tasks = evaluation["tasks"]
     figure, axes = _canvas(len(tasks))
-    for axis, name in zip(axes, tasks, strict=True):
-        metric = TASKS[name].metric
+    for axis, task in zip(axes, tasks, strict=True):
         for position, (system, figures) in enumerate(systems.items()):
-            value, low, high = (figures[name][metric][key] for key in ("value", "low", "high"))
+            value, low, high = (figures[task["name"]][task["metric"]][key] for key in ("value", "low", "high"))
             axis.bar(position, value, color=COLOURS[system], width=0.7)
             axis.errorbar(position, value, [[max(value - low, 0)], [max(high - value, 0)]], color="black", capsize=3)
             axis.annotate(f"{value:.3g}", (position, high), (0, 3), textcoords="offset points", ha="center", fontsize=8)
         axis.set_xticks(range(len(systems)), list(systems), fontsize=8)
-        axis.set_title(
-            f"{TASKS[name].title}\n{metric}, {'lower' if metric == 'wer' else 'higher'} is better", fontsize=9
-        )
+        better = "higher" if task["higher_is_better"] else "lower"
+        axis.set_title(f"{task['name']}\n{task['metric']}, {better} is better", fontsize=9)
         axis.margins(y=0.12)
     figure.savefig(path, dpi=130)
 

@@ -1,0 +1,98 @@
+"""From the table of answers to figures: each answer is counted, and counts are summed over items, never averaged.
+
+Axes: I items, K counts of a metric.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from blsp.data.text import Setting, normalizer_of_all
+from blsp.evaluation.metrics import Metric, new_metric, without
+from blsp.evaluation.resampling import Compute, Difference, Figure, Resampling, bootstrap, difference
+from blsp.params import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What one metric of one task counted: for every system, counts (I, K) of the same items in the same order.
+
+    An item's counts are summed over the instructions it was asked under, and over the seeds of the system.
+    """
+
+    task: str
+    metric: str
+    higher_is_better: bool
+    counts: Mapping[str, np.ndarray]
+    compute: Compute
+    signature: str
+
+    def figure(self, system: str, resampling: Resampling) -> Figure:
+        """The system's value, with its interval."""
+        return bootstrap(self.counts[system], self.compute, resampling, self.signature)
+
+    def difference(self, ours: str, theirs: str, resampling: Resampling) -> Difference:
+        """How much more one system has than another, tested on the same items."""
+        return difference(self.counts[ours], self.counts[theirs], self.compute, resampling)
+
+
+def grade(table: pd.DataFrame, tasks: Mapping[str, Task], setting: Setting) -> tuple[pd.DataFrame, dict[str, Metric]]:
+    """The table with the columns `counts` and `quality` of each answer (blsp.evaluation.metrics), and each metric.
+
+    `setting` is corpus.normalizer. Tasks that the table has no answers to are left out.
+    """
+    parts, metrics = [], {}
+    for name, task in tasks.items():
+        rows = table[table["task"] == name]
+        if rows.empty:
+            continue
+        metric = new_metric(task.metric, normalizer_of_all(rows["language"].unique(), setting))
+        answers = [without(task.drop, answer) for answer in rows["answer"]]
+        counts = [metric.count(*pair) for pair in zip(answers, rows["reference"], strict=True)]
+        own = rows.assign(quality=[metric.quality(row) for row in counts])
+        own["counts"] = pd.Series(counts, index=own.index, dtype=object)
+        parts.append(own)
+        metrics[name] = metric
+    return pd.concat(parts, ignore_index=True), metrics
+
+
+def measure(graded: pd.DataFrame, tasks: Mapping[str, Task], metrics: Mapping[str, Metric]) -> list[Measured]:
+    """Each task's metric over the graded table, in the tasks' order."""
+    found = []
+    for name, metric in metrics.items():
+        rows = graded[graded["task"] == name]
+        task = tasks[name]
+        dropped = f"|without:{task.drop}" if task.drop else ""
+        found.append(
+            Measured(
+                task=name,
+                metric=metric.name,
+                higher_is_better=metric.higher_is_better,
+                counts=summed(rows),
+                compute=metric.compute,
+                signature=f"{metric.signature}{dropped}|instructions:{len(task.instructions)}",
+            )
+        )
+    return found
+
+
+def summed(rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    """By system, the counts (I, K) summed over all rows of an item, items in the order of their ids.
+
+    Raises ValueError where systems were not asked the same of the same items: their figures could not be compared.
+    """
+    counts, items = {}, {}
+    seeds = {str(system): own["seed"].nunique() for system, own in rows.groupby("system")}
+    for system, own in rows.groupby("system", sort=False):
+        ids, places = np.unique(own["id"], return_inverse=True)
+        total = np.zeros((len(ids), len(own["counts"].iloc[0])))
+        np.add.at(total, places, np.stack(own["counts"].to_list()))
+        # A system of one seed counts as often as one of three: only then can tests swap their answers.
+        counts[str(system)] = total * (math.lcm(*seeds.values()) // seeds[str(system)])
+        items[str(system)] = ids.tolist()
+    if len({tuple(ids) for ids in items.values()}) > 1:
+        raise ValueError(f"systems answered different items: { ({name: len(ids) for name, ids in items.items()}) }")
+    return counts
