@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from blsp.errors import BlspError
 from blsp.params import PARAMS_FILE, Params, load_params
+from blsp.training.places import PIPELINE, Places, places_of
 
 STAGES = {
     "backbones": ("blsp.backbones", "resolve the two frozen models (or train the miniature's)"),
@@ -34,6 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, (_, purpose) in STAGES.items():
         commands.add_parser(name, help=purpose, description=purpose)
     commands.add_parser("track", help="replay the latest training and evaluation into MLflow")
+    for name in ("train", "track"):
+        commands.choices[name].add_argument(
+            "--variant", metavar="NAME", help="one of `experiments` in the params file, in models/variants/NAME-SEED"
+        )
+        commands.choices[name].add_argument("--seed", type=int, metavar="SEED", help="what the variant is trained from")
     exporting = commands.add_parser(
         "export",
         help="write encoder, adapter and LLM into one folder, for servers",
@@ -65,7 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="SHARE",
         help="share of a device's peak that training reaches, for the hours (default: %(default)s)",
     )
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(arguments)
+    if options.stage in ("train", "track") and (options.variant is None) != (options.seed is None):
+        commands.choices[options.stage].error("--variant and --seed are given together")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         if options.stage == "export":
@@ -78,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.stage == "track":
             from blsp import tracking
 
-            run_id = tracking.sync(params)
+            params, places = _training(params, options.variant, options.seed)
+            run_id = tracking.sync(params, places)
             print(f"MLflow run {run_id}" if run_id else "nothing recorded: BLSP_TRACKING=off")
         elif options.stage == "estimate":
             _estimate(params, options.gpu, options.gpus, options.utilisation)
@@ -87,15 +97,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
             os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
             if options.stage == "train":
-                from blsp.training.launch import train_on_every_device
+                params, places = _training(params, options.variant, options.seed)
+                from blsp.training import launch, train
 
-                if train_on_every_device(["--params", options.params, "train"]):
-                    return 0
-            importlib.import_module(STAGES[options.stage][0]).run(params)
+                if not launch.train_on_every_device(arguments):
+                    train.run(params, places)
+            else:
+                importlib.import_module(STAGES[options.stage][0]).run(params)
     except BlspError as error:
         print(f"blsp {options.stage}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _training(params: Params, variant: str | None, seed: int | None) -> tuple[Params, Places]:
+    """What is trained and where: the pipeline's own adapter, or a variant."""
+    if variant is None or seed is None:
+        return params, PIPELINE
+    return params.variant(variant, seed), places_of(variant, seed)
 
 
 def _estimate(params: Params, gpu: str, gpus: int, utilisation: float) -> None:

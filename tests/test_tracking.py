@@ -16,6 +16,7 @@ from blsp.errors import BlspError
 from blsp.files import sha256_of
 from blsp.tracking import live, local
 from blsp.tracking.store import ADAPTER_TAG, KEY_TAG, MODEL_TAG, Store, session
+from blsp.training.places import PIPELINE
 from tests.trained import Trained
 
 
@@ -41,7 +42,8 @@ def expected(rows: list[dict[str, Any]]) -> dict[str, dict[int, float]]:
 def mirror(trained: Trained, rows: list[dict[str, Any]], *, finished: bool) -> int:
     """The child's exit status when a training says these rows and then ends well, or dies."""
     receiver, sender = os.pipe()
-    messages = [{"live": True, "params": trained.params.model_dump_json(by_alias=True)}, *rows]
+    opening = {"live": True, "params": trained.params.model_dump_json(by_alias=True), "places": vars(PIPELINE)}
+    messages: list[dict[str, Any]] = [opening, *rows]
     messages += [{"finished": True}] * finished
     os.write(sender, "".join(json.dumps(message) + "\n" for message in messages).encode())
     os.close(sender)

@@ -71,7 +71,7 @@ def answers(
     rows = []
     for name in behaviours:
         counts = report["behaviours"].get(name)
-        if counts is None or not COUNTED <= counts.keys():
+        if counts is None or not counts.keys() >= COUNTED:
             found = "knows no" if counts is None else f"has no {', '.join(sorted(COUNTED - counts.keys()))} of the"
             raise BlspError(
                 f"reports/continuations.json {found} behaviour {name!r} of continuations.behaviours; run "
