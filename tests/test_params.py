@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from blsp.errors import BlspError
 from blsp.params import ParamsError, load_params
 
 PARAMS_FILE = Path(__file__).parents[1] / "params.yaml"
@@ -72,6 +73,8 @@ def test_every_committed_value_is_explained():
         ("evaluate/tasks/slu/metrics", "evaluate.tasks.slu.metric"),
         ("corpus/xyz", "corpus."),
         ("corpus/sources/0/pth", "corpus.sources.0.path"),
+        ("experiments/variants/ce/objektive", "experiments.variants.ce.objective"),
+        ("experiments/ablation", "experiments.ablations"),
     ],
 )
 def test_an_unknown_key_is_refused_with_its_path_and_the_nearest(tmp_path, key, nearest):
@@ -91,6 +94,17 @@ def test_an_unknown_key_is_refused_with_its_path_and_the_nearest(tmp_path, key, 
         ("train", None, "train: must be a section of `key: value` lines; found null"),
         ("train/shares", [1], "train.shares: must be a section of `key: value` lines; found [1]"),
         ("train/objective", "mse", "train.objective: must be 'kd' or 'ce'; found 'mse'"),
+        (
+            "experiments/ablations/temperature_4/temperature",
+            "4",
+            "experiments.ablations.temperature_4.temperature: must be a number; found '4'",
+        ),
+        (
+            "experiments/variants/kd",
+            "kd",
+            "experiments.variants.kd: must be a section of `key: value` lines; found 'kd'",
+        ),
+        ("experiments", None, "experiments: must be a section of `key: value` lines; found null"),
     ],
 )
 def test_a_wrong_type_is_refused(tmp_path, key, value, expected):
@@ -102,6 +116,7 @@ def test_a_wrong_type_is_refused(tmp_path, key, value, expected):
     [
         ("train/steps", 0, "train.steps: must be greater than 0; found 0"),
         ("train/lr", -1.0, "train.lr: must be greater than 0; found -1.0"),
+        ("train/corpus_share", 0.0, "train.corpus_share: must be greater than 0; found 0.0"),
         ("train/warmup_steps", -1, "train.warmup_steps: must be at least 0; found -1"),
         ("validate/max_drop_share", 20, "validate.max_drop_share: must be at most 1; found 20"),
         ("evaluate/confidence", 1.0, "evaluate.confidence: must be less than 1; found 1.0"),
@@ -262,6 +277,33 @@ def test_a_missing_key_is_refused(tmp_path, key):
 )
 def test_values_that_contradict_each_other_are_refused(tmp_path, changes, expected):
     assert complaint(tmp_path, *changes) == expected
+
+
+def test_a_variant_is_train_with_its_changes(tmp_path):
+    params = load(tmp_path, ("train/steps", 900), ("train/shares", {"repetition": 1.0}))
+    assert params.experiments.variants["kd_repetition"] == params.train
+    ce = params.variant("ce", seed=2)
+    changes = {"objective": "ce", "shares": {"continuation": 1.0}, "seed": 2}
+    assert ce.train == params.train.model_copy(update=changes)
+    assert ce.model_copy(update={"train": params.train}) == params
+    assert type(ce).model_validate_json(ce.model_dump_json(by_alias=True)) == ce, "as it is told to MLflow's process"
+
+
+def test_what_no_variant_can_be_trained_with_is_refused(tmp_path):
+    expected = "experiments.variants.kd: shares sum to 0.9; they must sum to 1"
+    assert complaint(tmp_path, ("experiments/variants/kd/shares", {"continuation": 0.9})) == expected
+    assert complaint(tmp_path, ("experiments/ablations/kd", {})).startswith("experiments: kd is a variant and an")
+    assert complaint(tmp_path, ("experiments/seeds", [1, 1])).startswith("experiments: seeds [1, 1] has one twice")
+    assert complaint(tmp_path, ("train/lr", "fast")).count("\n") == 0, "a fault of train is told once"
+
+
+def test_a_variant_that_is_not_there_or_learns_what_is_not_written_is_refused(tmp_path):
+    with pytest.raises(BlspError, match=r"no variant and no ablation kdd; it has kd_repetition, kd, .*, corpus_1_8$"):
+        load_params(PARAMS_FILE).variant("kdd", 1)
+    params = load(tmp_path, ("continuations/behaviours/repetition/share", 0.5))
+    assert params.variant("kd", 1)
+    with pytest.raises(BlspError, match=r"asr_pretrained.shares.repetition is 1, but it is written for 0.5"):
+        params.variant("asr_pretrained", 1)
 
 
 def test_frames_are_stacked_in_any_number(tmp_path):

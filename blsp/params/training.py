@@ -63,7 +63,7 @@ class Experiments(Record):
         if twice := sorted(self.variants.keys() & self.ablations.keys()):
             raise ValueError(f"{', '.join(twice)} is a variant and an ablation; give one another name")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds {self.seeds} has one twice; each trains once")
+            raise ValueError(f"seeds {self.seeds} has one twice; once is enough")
         return self
 
     @property

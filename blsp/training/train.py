@@ -42,6 +42,8 @@ def run(params: Params, places: Places = PIPELINE) -> None:
 
     settings = params.train
     is_main = PartialState(cpu=not torch.accelerator.is_available()).is_main_process
+    if is_main and places.variant:
+        print(_summary(places, settings), flush=True)
     set_seed(settings.seed)
     processor = BlspProcessor.from_backbones(pins(), settings.downsampling, settings.encoding)
     model = BlspForConditionalGeneration.from_backbones(new_config(params, processor.audio_token_id))
@@ -113,6 +115,16 @@ def run(params: Params, places: Places = PIPELINE) -> None:
     print(f"adapter of {report['adapter_parameters']:,} parameters trained in {report['train_s']:.0f} s")
     if measured:
         print(f"dev: KL {report['dev_kl']:.3f} nats a token, top-1 agreement {report['dev_top1']:.3f}")
+
+
+def _summary(places: Places, settings: Train) -> str:
+    """Which variant this is, and what the comparisons are about."""
+    shares = ", ".join(f"{name}: {share:g}" for name, share in settings.shares.items())
+    return (
+        f"{places.variant} from seed {places.seed}: objective {settings.objective}, shares {{{shares}}}, "
+        f"temperature {settings.temperature:g}, downsampling {settings.downsampling}, "
+        f"corpus_share {settings.corpus_share:g}"
+    )
 
 
 def _check_stored(found: set[float | None], temperature: float) -> None:
