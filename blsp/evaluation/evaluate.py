@@ -11,7 +11,7 @@ from blsp.data.batches import evaluation_batches
 from blsp.evaluation import report
 from blsp.evaluation.answers import ask, write_answers
 from blsp.evaluation.resampling import Figure, Resampling, ratio
-from blsp.evaluation.scores import Measured, grade, measure
+from blsp.evaluation.scores import Measured, grade, measure, metrics_of
 from blsp.evaluation.sensitivity import measure_sensitivity
 from blsp.evaluation.systems import System, cascade_system, speech_system, text_system
 from blsp.evaluation.tasks import test_items
@@ -52,7 +52,8 @@ def _evaluate(params: Params) -> dict[str, Any]:
     }
     resampling = Resampling(settings.bootstrap_samples, settings.confidence, settings.seed)
     answers = ask(systems, settings.tasks, items, params.train.seed)
-    graded, metrics = grade(answers, settings.tasks, params.corpus.normalizer)
+    graded = grade(answers, settings.tasks, params.corpus.normalizer)
+    metrics = metrics_of(answers, settings.tasks, params.corpus.normalizer)
     write_answers(graded, ANSWERS)
     measured = measure(graded, settings.tasks, metrics) + measure_sensitivity(answers, settings.tasks)
     return {
@@ -63,9 +64,7 @@ def _evaluate(params: Params) -> dict[str, Any]:
             "utterances": len(items),
             "audio_s": sum(len(item.samples) / item.sampling_rate_hz for item in items),
         },
-        "tasks": [
-            {"name": one.task, "metric": one.metric, "higher_is_better": one.higher_is_better} for one in measured
-        ],
+        "tasks": tasks_of(measured),
         "instructions": {name: task.instructions for name, task in settings.tasks.items()},
         "examples": examples(graded),
         "adapter_sha256": sha256_of(ADAPTER_DIR),
@@ -82,15 +81,21 @@ def figures(measured: Sequence[Measured], resampling: Resampling) -> dict[str, d
     return found
 
 
+def tasks_of(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """What is measured, in its order: of each task the name, the metric and whether more of it is better."""
+    return [{"name": one.task, "metric": one.metric, "higher_is_better": one.higher_is_better} for one in measured]
+
+
 def comparisons(
     measured: Sequence[Measured], pairs: Sequence[tuple[str, str]], resampling: Resampling
 ) -> list[dict[str, Any]]:
-    """A row each pair of systems and metric: how much more the first has, with its interval and p."""
+    """A row each pair of systems and metric that both have: how much more the first has, its interval and p."""
     return [
         {"system": ours, "than": theirs, "task": one.task, "metric": one.metric}
         | one.difference(ours, theirs, resampling)
         for ours, theirs in pairs
         for one in measured
+        if ours in one.counts and theirs in one.counts
     ]
 
 

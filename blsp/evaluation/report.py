@@ -1,6 +1,7 @@
 """The evaluation on paper: one JSON file, one table, and figures."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,14 @@ def table(evaluation: dict[str, Any]) -> str:
     tasks = evaluation["tasks"]
     header = ["system", *(f"{task['name']} ({task['metric']})" for task in tasks)]
     rows = [
-        [system, *(_cell(figures[task["name"]][task["metric"]]) for task in tasks)]
+        [system, *(cell(figures[task["name"]][task["metric"]]) for task in tasks)]
         for system in MEANINGS
         if (figures := evaluation["systems"].get(system))
     ]
     gap = evaluation["alignment"]
     closing = (
-        f"Behaviour gap on speech against text: KL {_cell(gap['kl'])} nats a token, "
-        f"top-1 agreement {_cell(gap['top1_agreement'])}."
+        f"Behaviour gap on speech against text: KL {cell(gap['kl'])} nats a token, "
+        f"top-1 agreement {cell(gap['top1_agreement'])}."
     )
     return f"{markdown.table(header, rows)}\n\n{closing}"
 
@@ -49,15 +50,22 @@ def table(evaluation: dict[str, Any]) -> str:
 def comparison_table(comparisons: list[dict[str, Any]]) -> str:
     """Each difference with its interval and p, as a Markdown table."""
     rows = [
-        [f"{one['system']} - {one['than']}", f"{one['task']} ({one['metric']})", _cell(one, "+"), f"{one['p']:.3f}"]
+        [f"{one['system']} - {one['than']}", f"{one['task']} ({one['metric']})", cell(one, "+"), f"{one['p']:.3f}"]
         for one in comparisons
     ]
     return markdown.table(["systems", "task", "difference", "p"], rows)
 
 
-def _cell(figure: dict[str, Any], sign: str = "") -> str:
+def cell(figure: Mapping[str, Any], sign: str = "") -> str:
+    """`0.887 [0.851, 0.921]`: a figure or a difference with its interval; one digit where it is a percentage."""
+    value, low, high = (number(figure[key], figure, sign) for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def number(value: float, figure: Mapping[str, Any], sign: str = "") -> str:
+    """The value with as many digits as the figure's own."""
     digits = 1 if max(abs(figure[key]) for key in ("value", "low", "high")) > 5 else 3
-    return f"{figure['value']:{sign}.{digits}f} [{figure['low']:{sign}.{digits}f}, {figure['high']:{sign}.{digits}f}]"
+    return f"{value:{sign}.{digits}f}"
 
 
 def _page(evaluation: dict[str, Any]) -> str:

@@ -39,31 +39,33 @@ class Measured:
         return difference(self.counts[ours], self.counts[theirs], self.compute, resampling)
 
 
-def grade(table: pd.DataFrame, tasks: Mapping[str, Task], setting: Setting) -> tuple[pd.DataFrame, dict[str, Metric]]:
-    """The table with the columns `counts` and `quality` of each answer (blsp.evaluation.metrics), and each metric.
+def metrics_of(table: pd.DataFrame, tasks: Mapping[str, Task], setting: Setting) -> dict[str, Metric]:
+    """The metric of each task that the table has answers to; `setting` is corpus.normalizer."""
+    asked = {name: table.loc[table["task"] == name, "language"].unique() for name in tasks}
+    return {
+        name: new_metric(tasks[name].metric, normalizer_of_all(languages, setting))
+        for name, languages in asked.items()
+        if len(languages)
+    }
 
-    `setting` is corpus.normalizer. Tasks that the table has no answers to are left out.
-    """
-    parts, metrics = [], {}
-    for name, task in tasks.items():
-        rows = table[table["task"] == name]
-        if rows.empty:
-            continue
-        metric = new_metric(task.metric, normalizer_of_all(rows["language"].unique(), setting))
-        answers = [without(task.drop, answer) for answer in rows["answer"]]
-        counts = [metric.count(*pair) for pair in zip(answers, rows["reference"], strict=True)]
-        own = rows.assign(quality=[metric.quality(row) for row in counts])
+
+def grade(table: pd.DataFrame, tasks: Mapping[str, Task], setting: Setting) -> pd.DataFrame:
+    """The table with the columns `counts` and `quality` of each answer (blsp.evaluation.metrics), task by task."""
+    parts = []
+    for name, metric in metrics_of(table, tasks, setting).items():
+        own = table[table["task"] == name].copy()
+        answers = [without(tasks[name].drop, answer) for answer in own["answer"]]
+        counts = [metric.count(*pair) for pair in zip(answers, own["reference"], strict=True)]
         own["counts"] = pd.Series(counts, index=own.index, dtype=object)
+        own["quality"] = [metric.quality(row) for row in counts]
         parts.append(own)
-        metrics[name] = metric
-    return pd.concat(parts, ignore_index=True), metrics
+    return pd.concat(parts, ignore_index=True)
 
 
 def measure(graded: pd.DataFrame, tasks: Mapping[str, Task], metrics: Mapping[str, Metric]) -> list[Measured]:
     """Each task's metric over the graded table, in the tasks' order."""
     found = []
     for name, metric in metrics.items():
-        rows = graded[graded["task"] == name]
         task = tasks[name]
         dropped = f"|without:{task.drop}" if task.drop else ""
         found.append(
@@ -71,7 +73,7 @@ def measure(graded: pd.DataFrame, tasks: Mapping[str, Task], metrics: Mapping[st
                 task=name,
                 metric=metric.name,
                 higher_is_better=metric.higher_is_better,
-                counts=summed(rows),
+                counts=summed(graded[graded["task"] == name]),
                 compute=metric.compute,
                 signature=f"{metric.signature}{dropped}|instructions:{len(task.instructions)}",
             )

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from blsp.evaluation.resampling import Resampling
-from blsp.evaluation.scores import grade, measure
+from blsp.evaluation.scores import grade, measure, metrics_of
 from blsp.evaluation.sensitivity import measure_sensitivity
 from blsp.params import Task
 
@@ -41,8 +41,9 @@ def answered(system, repeated, answer, seed=1):
 
 
 def measured(rows, tasks=TASKS):
-    graded, metrics = grade(pd.DataFrame(rows), tasks, "whisper")
-    return graded, {one.task: one for one in measure(graded, tasks, metrics)}
+    graded = grade(pd.DataFrame(rows), tasks, "whisper")
+    found = measure(graded, tasks, metrics_of(graded, tasks, "whisper"))
+    return graded, {one.task: one for one in found}
 
 
 def test_an_items_answers_under_all_instructions_count_as_one_item():
