@@ -15,14 +15,16 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from blsp.backbones import load_llm
-from blsp.continuation import http, writer
+from blsp import servers
+from blsp.continuation import writer
 from blsp.continuation.engine import write_answers
-from blsp.continuation.openai_server import Server, _as_sent, ask_server, check_server
+from blsp.continuation.openai_server import SETTINGS, _as_sent, ask_server, check_server
 from blsp.data.shards import iter_shards, read_field
 from blsp.errors import BlspError
 from blsp.files import write_json
 from blsp.model.chat import build_prompt, end_of_turn
 from blsp.params import Params
+from blsp.servers import Server
 from tests.continuation.asking import asking
 from tests.contracts import packed
 from tests.faults import Proxy, body, dropped, slow, status, truncated, truncated_unseen
@@ -91,8 +93,8 @@ def _is_up(url):
 
 @pytest.fixture
 def proxy(address, monkeypatch):
-    monkeypatch.setattr(http, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.delenv(http.KEY_VARIABLE, raising=False)
+    monkeypatch.setattr(servers, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.delenv(servers.KEY_VARIABLE, raising=False)
     proxy = Proxy(address.removeprefix("http://"))
     yield proxy
     proxy.close()
@@ -104,7 +106,7 @@ def server(proxy, served):
 
 
 def server_of(model, url, timeout_s=60.0):
-    return Server(url, model, prompts_at_once=3, timeout_s=timeout_s)
+    return Server(url, model, requests_at_once=3, timeout_s=timeout_s, settings=SETTINGS)
 
 
 def prompts(tokenizer):
@@ -180,10 +182,10 @@ def test_a_refusal_is_not_asked_again(llm, server, proxy, code):
 
 
 def test_a_server_that_stays_ill_is_given_up(llm, server, proxy):
-    proxy.faults += [status(503)] * http.ATTEMPTS
-    with pytest.raises(BlspError, match=f"status 503: as injected, {http.ATTEMPTS} times; run again when"):
+    proxy.faults += [status(503)] * servers.ATTEMPTS
+    with pytest.raises(BlspError, match=f"status 503: as injected, {servers.ATTEMPTS} times; run again when"):
         list(ask_server(server, llm[1], prompts(llm[1])[:1], MAX_NEW_TOKENS))
-    assert len(proxy.seen) == http.ATTEMPTS
+    assert len(proxy.seen) == servers.ATTEMPTS
     proxy.faults += [status(503, Retry_After="86400")]
     with pytest.raises(BlspError, match="it wants to be left alone for 86400 s"):
         list(ask_server(server, llm[1], prompts(llm[1])[:1], MAX_NEW_TOKENS))
@@ -216,7 +218,7 @@ def test_where_nobody_answers_it_is_said_at_once(llm):
 
 def test_an_address_where_nothing_is_said_is_given_up_soon(llm, monkeypatch):
     """A full backlog: connections are neither taken nor refused."""
-    monkeypatch.setattr(http, "CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(servers, "CONNECT_TIMEOUT_S", 0.5)
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(0)
