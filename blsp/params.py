@@ -2,6 +2,7 @@
 
 import difflib
 from pathlib import Path
+from types import UnionType
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -279,7 +280,15 @@ class Train(Record):
         return self
 
 
+class Judge(Record):
+    server_url: Annotated[str, Field(pattern=SERVER_URL)]
+    model: Annotated[str, Field(min_length=1)]
+    items: Count
+    timeout_s: Positive
+
+
 class Evaluate(Record):
+    judge: Judge | None
     batch_size: Count
     max_new_tokens: Count
     bootstrap_samples: Count
@@ -445,6 +454,8 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
         else:
             fields = section.model_fields.items()
             section = next(field.annotation for name, field in fields if part in (name, field.alias))
+        if get_origin(section) is UnionType:  # a section, or null
+            section = get_args(section)[0]
     if get_origin(section) is dict:
         return list(get_args(get_args(section)[0]))
     return [field.alias or name for name, field in section.model_fields.items()]

@@ -51,7 +51,7 @@ def respond(
 def hear(
     model: "BlspForConditionalGeneration", processor: "BlspProcessor", audio: Sequence[np.ndarray]
 ) -> list[torch.Tensor]:
-    """The speech vectors (A, D) of each clip of `audio`, float32 mono (N,), as one batch: what no instruction changes."""
+    """The speech vectors (A, D) of each clip of `audio`, float32 mono (N,), as one batch, for any instruction."""
     with torch.inference_mode():
         vectors = model.get_audio_features(**processor.features(audio)).pooler_output
     return list(vectors.split([processor.audio_token_count(len(clip)) for clip in audio]))

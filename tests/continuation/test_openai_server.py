@@ -14,8 +14,8 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from blsp.backbones import load_llm
 from blsp import servers
+from blsp.backbones import load_llm
 from blsp.continuation import writer
 from blsp.continuation.engine import write_answers
 from blsp.continuation.openai_server import SETTINGS, _as_sent, ask_server, check_server
