@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,13 +53,8 @@ def write_page(
         {
             "name": task,
             "summary": _summary(rows, systems),
-            "parts": [
-                (
-                    f"Where `{systems.ours}` falls behind `{systems.against}` most",
-                    _shown(rows, worst[task], samples_of),
-                ),
-                ("Random", _shown(rows, random[task], samples_of)),
-            ],
+            "worst": _shown(rows, worst[task], samples_of),
+            "random": _shown(rows, random[task], samples_of),
         }
         for task, rows in graded.groupby("task", sort=False)
     ]
@@ -113,7 +109,7 @@ def _article(rows: pd.DataFrame, samples_of: SamplesOf) -> dict[str, Any]:
         "answers": [
             {
                 "system": system,
-                "seeds": sorted(same["seed"].tolist()) if own["seed"].nunique() > 1 else [],
+                "seeds": sorted(same["seed"].tolist()) if own["answer"].nunique() > 1 else [],
                 "quality": float(same["quality"].iloc[0]),
                 "is_empty": not str(answer),
                 "pieces": differences(str(answer), str(known["reference"])),
@@ -136,10 +132,13 @@ def differences(answer: str, reference: str) -> list[Piece]:
     """
     ours, theirs = answer.split(), reference.split()
     pieces: list[Piece] = []
-    for change in Levenshtein.opcodes([plain(word) for word in ours], [plain(word) for word in theirs]):
-        own = " ".join(ours[change.src_start : change.src_end])
-        missing = " ".join(theirs[change.dest_start : change.dest_end])
-        if change.tag == "equal":
+    changes = Levenshtein.opcodes([plain(word) for word in ours], [plain(word) for word in theirs])
+    for is_same, run in groupby(changes, key=lambda change: change.tag == "equal"):
+        first, *others = run
+        last = others[-1] if others else first
+        own = " ".join(ours[first.src_start : last.src_end])
+        missing = " ".join(theirs[first.dest_start : last.dest_end])
+        if is_same:
             pieces.append(Piece("same", own))
             continue
         pieces += [Piece("extra", own)] if own else []

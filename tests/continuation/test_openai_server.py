@@ -2,12 +2,7 @@
 befalls the requests, and one message where it cannot go on."""
 
 import copy
-import os
 import socket
-import subprocess
-import sys
-import time
-import urllib.request
 
 import pytest
 import torch
@@ -28,6 +23,7 @@ from blsp.servers import Server
 from tests.continuation.asking import asking
 from tests.contracts import packed
 from tests.faults import Proxy, body, dropped, slow, status, truncated, truncated_unseen
+from tests.servers import transformers_serve
 
 TEXTS = ["play some jazz music in the attic", "stop", "please buy soap at the market which shop", "call anna"]
 MAX_NEW_TOKENS = 16
@@ -61,34 +57,8 @@ def llm(served, pins, tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(served):
     """The address of a `transformers serve` of the tiny LLM."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [os.path.join(os.path.dirname(sys.executable), "transformers"), "serve", served]
-    process = subprocess.Popen(
-        [*command, "--port", str(port), "--host", "127.0.0.1", "--device", "cpu"],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.STDOUT,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 240
-        while not _is_up(url):
-            assert process.poll() is None and time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.5)
+    with transformers_serve(served) as url:
         yield url
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _is_up(url):
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5):
-            return True
-    except OSError:
-        return False
 
 
 @pytest.fixture
