@@ -174,21 +174,21 @@ def _said(questions: list[Question], server: Server) -> list[str]:
     folder = scratch_folder() / FOLDER
     bodies = [_body(question) for question in questions]
     kept = [folder / f"{_digest(server, body)}.json" for body in bodies]
-    waiting = [number for number, path in enumerate(kept) if not path.exists()]
+    new = {path: body for path, body in zip(kept, bodies, strict=True) if not path.exists()}
+    first, *others = new or [None]
 
-    async def ask(client: httpx.AsyncClient, number: int, is_first: bool = False) -> None:
-        answer = await post(client, "chat/completions", bodies[number], server, is_first)
-        write_json(kept[number], {"said": answer["choices"][0]["message"]["content"] or ""})
+    async def ask(client: httpx.AsyncClient, path: Path, is_first: bool = False) -> None:
+        answer = await post(client, "chat/completions", new[path], server, is_first)
+        write_json(path, {"said": answer["choices"][0]["message"]["content"] or ""})
 
-    async def ask_first() -> None:
+    async def ask_first(path: Path) -> None:
         async with new_client(server) as client:
-            await ask(client, waiting[0], is_first=True)
+            await ask(client, path, is_first=True)
 
-    if waiting:
-        asyncio.run(ask_first())  # where nobody answers, or the key is wrong, one request says so
-    with tqdm(total=len(bodies), initial=len(bodies) - len(waiting[1:]), desc="judge", unit="question") as progress:
-        for _ in ask_each(server, waiting[1:], ask):
-            progress.update()
+    if first:
+        asyncio.run(ask_first(first))  # where nobody answers, or the key is wrong, one request says so
+    for _ in tqdm(ask_each(server, others, ask), total=len(others), desc="judge", unit="question", disable=not others):
+        pass
     for path in kept:
         os.utime(path)  # it was of use just now
     FolderStaging(folder).forget()

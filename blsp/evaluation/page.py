@@ -112,12 +112,17 @@ def _article(rows: pd.DataFrame, samples_of: SamplesOf) -> dict[str, Any]:
                 "seeds": sorted(same["seed"].tolist()) if own["answer"].nunique() > 1 else [],
                 "quality": float(same["quality"].iloc[0]),
                 "is_empty": not str(answer),
-                "pieces": differences(str(answer), str(known["reference"])),
+                "pieces": _pieces(str(answer), known["reference"], same["quality"].iloc[0]),
             }
             for system, own in rows.groupby("system", sort=False)
             for answer, same in own.groupby("answer", sort=False)
         ],
     }
+
+
+def _pieces(answer: str, reference: str, quality: float) -> list[Piece]:
+    """The answer as it is shown: where the metric finds no fault, none is marked."""
+    return differences(answer, reference) if quality < 1 else [Piece("same", answer)]
 
 
 def _text(value: Any) -> str:

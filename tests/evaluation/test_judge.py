@@ -73,7 +73,7 @@ def table(differing=()):
                 "instruction": "Say something.",
                 "id": f"u{number}",
                 "transcript": f"stop {number}",
-                "answer": f"answer {number}" + (f" of {system}" if number in differing else ""),
+                "answer": f"{task} {number}" + (f" of {system}" if number in differing else ""),
             }
             for system, seed in (("text", 1), ("speech", 1), ("speech", 2))
             for task in ("chat", "qa")
@@ -119,6 +119,13 @@ def test_a_run_that_was_broken_off_asks_for_the_rest(settings, proxy, tmp_path):
     assert len(proxy.seen) - before == 12 - kept, "the questions asked before are among more"
 
 
+def test_the_same_question_is_asked_once(settings, proxy):
+    rows = table()
+    again = rows.assign(task=rows["task"] + "_again")
+    assert len(judge(pd.concat([rows, again]), settings.model_copy(update={"items": 6}), 2, seed=1).scores) == 48
+    assert len(proxy.seen) == 12
+
+
 def test_whatever_is_asked_otherwise_is_asked_again(settings, proxy, tmp_path):
     asked(settings)
     asked(settings, differing=range(6))
@@ -149,7 +156,7 @@ def test_the_judge_cannot_tell_whose_an_answer_is():
     orders = {tuple(question.systems[name] for name in ("speech", "text")) for question in questions}
     assert orders == {("A", "B"), ("B", "A")}, "no system is always first"
     for question in questions:
-        assert question.answers[question.systems["text"]] == f"answer {question.id[1:]} of text"
+        assert question.answers[question.systems["text"]] == f"{question.task} {question.id[1:]} of text"
         (_, sent) = question.messages()
         content = json.loads(sent["content"])
         assert set(content) == {"said", "instruction", "answers"} and list(content["answers"]) == ["A", "B"]
@@ -163,7 +170,9 @@ def test_the_judge_cannot_tell_whose_an_answer_is():
 def test_systems_that_say_the_same_share_a_letter():
     for question in _questions(table(), items=6, seed=1):
         assert isinstance(question, Question)
-        assert question.answers == {"A": f"answer {question.id[1:]}"} and set(question.systems.values()) == {"A"}
+        assert question.answers == {"A": f"{question.task} {question.id[1:]}"} and set(question.systems.values()) == {
+            "A"
+        }
 
 
 def test_more_answers_than_letters_are_refused():
