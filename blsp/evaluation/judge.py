@@ -12,6 +12,7 @@ import random
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -86,7 +87,8 @@ class Judgement:
 def judge(table: pd.DataFrame, settings: Judge, requests_at_once: int, seed: int) -> Judgement:
     """What the judge says of the answers to `settings.items` random questions of each task in the table.
 
-    A question is an item under an instruction; of a system of several seeds one answers it, by chance. What the judge
+    The table is of one condition. A question is an item under an instruction; of a system of several seeds one answers
+    it, by chance. What the judge
     has said is kept in the scratch folder: a run that was killed asks for the rest. Raises BlspError where the server
     refuses, or does not answer after several attempts.
     """
