@@ -88,9 +88,8 @@ def judge(table: pd.DataFrame, settings: Judge, requests_at_once: int, seed: int
     """What the judge says of the answers to `settings.items` random questions of each task in the table.
 
     The table is of one condition. A question is an item under an instruction; of a system of several seeds one answers
-    it, by chance. What the judge
-    has said is kept in the scratch folder: a run that was killed asks for the rest. Raises BlspError where the server
-    refuses, or does not answer after several attempts.
+    it, by chance. What the judge has said is kept in the scratch folder: a run that was killed asks for the rest.
+    Raises BlspError where the server refuses, or does not answer after several attempts.
     """
     server = Server(settings.server_url, settings.model, requests_at_once, settings.timeout_s, SETTINGS)
     questions = _questions(table, settings.items, seed)
@@ -177,7 +176,6 @@ def _said(questions: list[Question], server: Server) -> list[str]:
     bodies = [_body(question) for question in questions]
     kept = [folder / f"{_digest(server, body)}.json" for body in bodies]
     new = {path: body for path, body in zip(kept, bodies, strict=True) if not path.exists()}
-    first, *others = new or [None]
 
     async def ask(client: httpx.AsyncClient, path: Path, is_first: bool = False) -> None:
         answer = await post(client, "chat/completions", new[path], server, is_first)
@@ -187,10 +185,11 @@ def _said(questions: list[Question], server: Server) -> list[str]:
         async with new_client(server) as client:
             await ask(client, path, is_first=True)
 
-    if first:
-        asyncio.run(ask_first(first))  # where nobody answers, or the key is wrong, one request says so
-    for _ in tqdm(ask_each(server, others, ask), total=len(others), desc="judge", unit="question", disable=not others):
-        pass
+    if new:
+        asyncio.run(ask_first(next(iter(new))))  # where nobody answers, or the key is wrong, one request says so
+        others = list(new)[1:]
+        for _ in tqdm(ask_each(server, others, ask), total=len(others), desc="judge", unit="question"):
+            pass
     for path in kept:
         os.utime(path)  # it was of use just now
     FolderStaging(folder).forget()
