@@ -12,6 +12,7 @@ from blsp.params import ParamsError, load_params
 
 PARAMS_FILE = Path(__file__).parents[1] / "params.yaml"
 COMMITTED = YAML(typ="safe", pure=True).load(PARAMS_FILE.read_text())
+JUDGE = {"server_url": "http://localhost:8000/v1", "model": "judge", "items": 50, "timeout_s": 60.0}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -138,6 +139,18 @@ def test_a_wrong_type_is_refused(tmp_path, key, value, expected):
 )
 def test_a_value_out_of_range_is_refused(tmp_path, key, value, expected):
     assert complaint(tmp_path, (key, value)) == expected
+
+
+def test_a_judge_is_whole_or_null(tmp_path):
+    assert load(tmp_path).evaluate.judge is None
+    assert load(tmp_path, ("evaluate/judge", JUDGE)).evaluate.judge.items == 50
+    for change, expected in (
+        ({"items": 0}, "evaluate.judge.items: must be greater than 0; found 0"),
+        ({"model": ""}, "evaluate.judge.model: must be text that is not empty; found ''"),
+        ({"item": 5}, "evaluate.judge.item: unknown key; the nearest valid key is evaluate.judge.items"),
+        ({"server_url": "http://sk-key@host/v1"}, "evaluate.judge.server_url: must be an address that ends in /v1"),
+    ):
+        assert complaint(tmp_path, ("evaluate/judge", JUDGE | change)).startswith(expected)
 
 
 SERVER = [

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from blsp.errors import BlspError
 from blsp.evaluation.systems import System
-from blsp.evaluation.tasks import Item, items_of
+from blsp.evaluation.tasks import Item, items_of, reference_of
 from blsp.files import write_bytes
 from blsp.params import Task
 
@@ -45,7 +45,7 @@ def ask(
                     "speaker": [item.speaker for item in judged],
                     "audio_s": [len(item.samples) / item.sampling_rate_hz for item in judged],
                     "transcript": [item.transcript for item in judged],
-                    "reference": [getattr(item, tasks[name].reference) for item in judged],
+                    "reference": [reference_of(tasks[name], item) for item in judged],
                 }
             )
             for instruction in tasks[name].instructions:

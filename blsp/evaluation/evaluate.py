@@ -8,8 +8,10 @@ import pandas as pd
 from blsp import tracking
 from blsp.backbones import device_map, pins
 from blsp.data.batches import evaluation_batches
-from blsp.evaluation import report
+from blsp.evaluation import page, report
 from blsp.evaluation.answers import ask, write_answers
+from blsp.evaluation.judge import ASPECTS, judge
+from blsp.evaluation.perplexity import with_perplexity
 from blsp.evaluation.resampling import Figure, Resampling, ratio
 from blsp.evaluation.scores import Measured, grade, measure, metrics_of
 from blsp.evaluation.sensitivity import measure_sensitivity
@@ -40,25 +42,34 @@ def _evaluate(params: Params) -> dict[str, Any]:
     settings = params.evaluate
     set_seed(params.train.seed)
     items = test_items()
+    known = {item.id: item for item in items}
     processor = BlspProcessor.from_pretrained(ADAPTER_DIR)
     model = BlspForConditionalGeneration.from_pretrained(ADAPTER_DIR, device_map=device_map())
     config = new_config(params, processor.audio_token_id)
     fresh = BlspForConditionalGeneration.from_backbones(config, device_map=device_map())
     systems: dict[str, System] = {
         "text": text_system(settings),
-        "cascade": cascade_system(settings, items),
+        "cascade": cascade_system(settings),
         "speech": speech_system(settings, model, processor),
         "untrained": speech_system(settings, fresh, processor),
     }
     resampling = Resampling(settings.bootstrap_samples, settings.confidence, settings.seed)
     answers = ask(systems, settings.tasks, items, params.train.seed)
+    answers = with_perplexity(answers, settings.tasks, model.language_model, processor.tokenizer, settings)
     graded = grade(answers, settings.tasks, params.corpus.normalizer)
     metrics = metrics_of(answers, settings.tasks, params.corpus.normalizer)
     write_answers(graded, ANSWERS)
+    page.write_page(
+        graded,
+        page.Systems(ours="speech", against="cascade"),
+        lambda id_, condition: known[id_].as_heard,
+        about="The systems of reports/evaluation.md.",
+    )
     measured = measure(graded, settings.tasks, metrics) + measure_sensitivity(answers, settings.tasks)
     return {
         "systems": figures(measured, resampling),
         "comparisons": comparisons(measured, COMPARED, resampling),
+        "judge": judged(answers, params, resampling) if settings.judge else None,
         "alignment": alignment(model, processor, params, resampling),
         "test": {
             "utterances": len(items),
@@ -87,7 +98,7 @@ def tasks_of(measured: Sequence[Measured]) -> list[dict[str, Any]]:
 
 
 def comparisons(
-    measured: Sequence[Measured], pairs: Sequence[tuple[str, str]], resampling: Resampling
+    measured: Sequence[Measured], pairs: Sequence[Sequence[str]], resampling: Resampling
 ) -> list[dict[str, Any]]:
     """A row each pair of systems and metric that both have: how much more the first has, its interval and p."""
     return [
@@ -97,6 +108,24 @@ def comparisons(
         for one in measured
         if ours in one.counts and theirs in one.counts
     ]
+
+
+def judged(answers: pd.DataFrame, params: Params, resampling: Resampling) -> dict[str, Any]:
+    """{"figures": {system: {aspect: mean grade}}, "questions", "unreadable"}: what the judge says of the answers."""
+    assert params.evaluate.judge is not None
+    found = judge(answers, params.evaluate.judge, params.execution.prompts_at_once, params.evaluate.seed)
+    scores = found.scores
+    return {
+        "figures": {
+            system: {
+                aspect: ratio(own[aspect].tolist(), [1.0] * len(own), resampling, f"{aspect}|{found.signature}")
+                for aspect in ASPECTS
+            }
+            for system, own in scores.groupby("system", sort=False)
+        },
+        "questions": found.questions,
+        "unreadable": found.unreadable,
+    }
 
 
 def examples(graded: pd.DataFrame) -> list[dict[str, Any]]:

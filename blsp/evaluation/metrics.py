@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 class Metric:
     """A score of answers against references.
 
-    `count` gives the counts (K,) of one answer and its reference; `compute` the metric's value from their sum;
-    `quality` what one answer alone is worth by its counts, from 0 to 1. The signature says what was computed, by which
-    library in which version.
+    `count` gives the counts (K,) of one answer and its reference; None: they are the LLM's to make, beforehand.
+    `compute` gives the metric's value from their sum; `quality` what one answer alone is worth by its counts, from 0
+    to 1. The signature says what was computed, by which library in which version.
     """
 
     name: str
     higher_is_better: bool
-    count: Callable[[str, str], np.ndarray]
+    count: Callable[[str, str], np.ndarray] | None
     compute: Compute
     quality: Callable[[np.ndarray], float]
     signature: str
@@ -36,7 +36,7 @@ def new_metric(name: str, normalizer: Normalizer) -> Metric:
     """The metric of that name in params.yaml; the normaliser is for word errors."""
     if name == "wer":
         return word_error_rate(normalizer)
-    return {"bleu": bleu, "chrf": chrf, "accuracy": accuracy}[name]()
+    return {"bleu": bleu, "chrf": chrf, "accuracy": accuracy, "perplexity": perplexity}[name]()
 
 
 def word_error_rate(normalizer: Normalizer) -> Metric:
@@ -81,6 +81,18 @@ def accuracy() -> Metric:
         compute=lambda total: total[0] / total[1],
         quality=lambda counts: float(counts[0]),
         signature="accuracy|exact match, plain words",
+    )
+
+
+def perplexity() -> Metric:
+    """How little the text LLM expects an answer, a token; blsp.evaluation.perplexity counts nats and tokens."""
+    return Metric(
+        name="perplexity",
+        higher_is_better=False,
+        count=None,
+        compute=lambda total: float(np.exp(total[0] / total[1])),
+        quality=lambda counts: float(np.exp(-counts[0] / counts[1])),
+        signature="perplexity|text LLM given the true transcript|end token of answers that ended",
     )
 
 

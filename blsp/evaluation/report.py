@@ -94,6 +94,7 @@ def _page(evaluation: dict[str, Any]) -> str:
         "",
         comparison_table(evaluation["comparisons"]),
         "",
+        *_judge(evaluation["judge"]),
         "## Instructions",
         "",
         *(f"- {name}: {' / '.join(given)}" for name, given in evaluation["instructions"].items()),
@@ -102,13 +103,29 @@ def _page(evaluation: dict[str, Any]) -> str:
         "",
     ]
     for example in evaluation["examples"]:
-        lines.append(f"**{example['task']}** `{example['id']}`: {example['reference']}")
+        lines.append(f"**{example['task']}** `{example['id']}`: {example['reference'] or 'any wording'}")
         lines += [f"- {system}: {example[system]}" for system in evaluation["systems"]] + [""]
     lines += ["## Signatures", ""]
     for name, figures in evaluation["systems"]["speech"].items():
         lines += [f"- {name}.{metric}: n={figure['n']} `{figure['signature']}`" for metric, figure in figures.items()]
     lines += [f"- {name}: n={figure['n']} `{figure['signature']}`" for name, figure in evaluation["alignment"].items()]
     return "\n".join(lines) + "\n"
+
+
+def _judge(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    aspects = list(next(iter(found["figures"].values()), {}))
+    rows = [[system, *(cell(own[aspect]) for aspect in aspects)] for system, own in found["figures"].items()]
+    asked = f"{found['questions']} questions, of which {len(found['unreadable'])} replies could not be read"
+    return [
+        "## What the judge says",
+        "",
+        f"Grades from 1 to 5; {asked}.",
+        "",
+        markdown.table(["system", *aspects], rows),
+        "",
+    ]
 
 
 def _draw_systems(evaluation: dict[str, Any], path: Path) -> None:

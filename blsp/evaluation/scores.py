@@ -50,14 +50,18 @@ def metrics_of(table: pd.DataFrame, tasks: Mapping[str, Task], setting: Setting)
 
 
 def grade(table: pd.DataFrame, tasks: Mapping[str, Task], setting: Setting) -> pd.DataFrame:
-    """The table with the columns `counts` and `quality` of each answer (blsp.evaluation.metrics), task by task."""
+    """The table with the columns `counts` and `quality` of each answer (blsp.evaluation.metrics), task by task.
+
+    Perplexity is not counted here: its counts are in the table (blsp.evaluation.perplexity).
+    """
     parts = []
     for name, metric in metrics_of(table, tasks, setting).items():
         own = table[table["task"] == name].copy()
-        answers = [without(tasks[name].drop, answer) for answer in own["answer"]]
-        counts = [metric.count(*pair) for pair in zip(answers, own["reference"], strict=True)]
-        own["counts"] = pd.Series(counts, index=own.index, dtype=object)
-        own["quality"] = [metric.quality(row) for row in counts]
+        if metric.count is not None:
+            answers = [without(tasks[name].drop, answer) for answer in own["answer"]]
+            counts = [metric.count(*pair) for pair in zip(answers, own["reference"], strict=True)]
+            own["counts"] = pd.Series(counts, index=own.index, dtype=object)
+        own["quality"] = [metric.quality(row) for row in own["counts"]]
         parts.append(own)
     return pd.concat(parts, ignore_index=True)
 

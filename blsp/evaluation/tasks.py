@@ -24,6 +24,11 @@ class Item:
     speaker: str | None
     source: str | None
 
+    @property
+    def as_heard(self) -> tuple[np.ndarray, int]:
+        """The samples and their rate in Hz."""
+        return self.samples, self.sampling_rate_hz
+
 
 def test_items() -> list[Item]:
     """The test split, shortest first. Raises BlspError where it is empty."""
@@ -48,11 +53,16 @@ def test_items() -> list[Item]:
 
 
 def items_of(task: Task, items: list[Item]) -> list[Item]:
-    """The items that the task is about, and has a reference for."""
+    """The items that the task is about, and has a reference for where it needs one."""
     return [
         item
         for item in items
-        if getattr(item, task.reference) is not None
+        if (task.reference is None or reference_of(task, item) is not None)
         and task.language in (None, item.language)
         and task.source in (None, item.source)
     ]
+
+
+def reference_of(task: Task, item: Item) -> str | None:
+    """What a right answer is."""
+    return getattr(item, task.reference) if task.reference else None

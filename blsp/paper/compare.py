@@ -46,7 +46,7 @@ def run(params: Params) -> None:
 
 def baselines() -> pd.DataFrame:
     """The answers of the systems that no variant trains: those of the stage `evaluate`, but for its own adapter's."""
-    answers = read_answers(BASELINES).drop(columns=["counts", "quality"])
+    answers = read_answers(BASELINES).drop(columns="quality")
     return answers[answers["system"] != "speech"]
 
 

@@ -15,6 +15,7 @@ from blsp.backbones import device_map
 from blsp.data.batches import evaluation_batches
 from blsp.evaluation.answers import ask, write_answers
 from blsp.evaluation.gap import answered, utterance_gaps
+from blsp.evaluation.perplexity import with_perplexity
 from blsp.evaluation.resampling import Resampling
 from blsp.evaluation.similarity import similarity
 from blsp.evaluation.states import layer_states, sample
@@ -40,7 +41,9 @@ def run(params: Params, places: Places) -> None:
     model = BlspForConditionalGeneration.from_pretrained(places.adapter, device_map=device_map())
     systems = {places.variant: speech_system(settings, model, processor)}
     with replace_dir(places.measured) as folder:
-        write_answers(ask(systems, settings.tasks, items, places.seed), folder / ANSWERS)
+        answers = ask(systems, settings.tasks, items, places.seed)
+        answers = with_perplexity(answers, settings.tasks, model.language_model, processor.tokenizer, settings)
+        write_answers(answers, folder / ANSWERS)
         gaps = pd.concat(gaps_by_task(model, processor, params, items), ignore_index=True)
         gaps = gaps.assign(system=places.variant, seed=places.seed)
         write_bytes(folder / GAPS, gaps.to_parquet(index=False))

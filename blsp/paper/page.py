@@ -35,7 +35,7 @@ def write(found: dict[str, Any], graded: pd.DataFrame, params: Params) -> None:
         answers_page.write_page(
             graded,
             answers_page.Systems(ours=first, against="cascade"),
-            lambda id_, condition: (items[id_].samples, items[id_].sampling_rate_hz),
+            lambda id_, condition: items[id_].as_heard,
             folder / LISTEN,
             about=f"Every system of {PAGE}.",
         )

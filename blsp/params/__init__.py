@@ -1,6 +1,6 @@
 """params.yaml as frozen, typed records."""
 
-from blsp.params.evaluation import Evaluate, Task
+from blsp.params.evaluation import Evaluate, Judge, Task
 from blsp.params.loading import PARAMS_FILE, ParamsError, load_params
 from blsp.params.sections import (
     AnswerQuality,
@@ -28,6 +28,7 @@ __all__ = [
     "Evaluate",
     "Execution",
     "Gate",
+    "Judge",
     "Miniature",
     "MiniatureLlm",
     "MiniatureSpeech",

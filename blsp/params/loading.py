@@ -2,6 +2,7 @@
 
 import difflib
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
@@ -112,6 +113,8 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
         else:
             fields = section.model_fields.items()
             section = next(field.annotation for name, field in fields if part in (name, field.alias))
+        if get_origin(section) is UnionType:  # a section, or null
+            section = get_args(section)[0]
     if get_origin(section) is dict:
         return list(get_args(get_args(section)[0]))
     return [field.alias or name for name, field in section.model_fields.items()]
