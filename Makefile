@@ -40,7 +40,7 @@ lint: setup  ## check style and types
 	$(BIN)/mypy
 
 clean:  ## remove what the pipeline made (not the environment, not DVC's cache)
-	rm -rf models data/corpus data/continuations reports/continuations.html reports/data_docs mlruns mlartifacts mlflow.db
+	rm -rf models data/corpus data/continuations reports/answers.html reports/answers.parquet reports/continuations.html reports/data_docs mlruns mlartifacts mlflow.db
 
 constraints: setup  ## pin anew the versions of all dependencies, for every platform
 	echo torch==2.13.0 | $(BIN)/uv pip compile --quiet --universal --all-extras --python-version 3.11 \

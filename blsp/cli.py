@@ -20,6 +20,13 @@ STAGES = {
     "evaluate": ("blsp.evaluation.evaluate", "compare text, cascade, speech and untrained on every task"),
 }
 
+# Of experiments/paper/dvc.yaml, beside `train --variant`.
+PAPER = {
+    "measure": ("blsp.paper.measure", "ask a trained variant everything: answers, behaviour gap, states by layer"),
+    "paper": ("blsp.paper.compare", "set the variants and the baselines side by side on one page"),
+}
+VARIANTS = ("train", "track", "measure")  # they are told which
+
 # Those of blsp.estimate.estimate, and this machine: named here so that --help need not import torch.
 GPU_NAMES = ("h200", "h100", "a100-80", "a100-40", "l40s", "rtx4090", "cpu")
 
@@ -34,12 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
     for name, (_, purpose) in STAGES.items():
         commands.add_parser(name, help=purpose, description=purpose)
+    for name, (_, purpose) in PAPER.items():
+        commands.add_parser(name, help=f"for the paper: {purpose}", description=purpose)
     commands.add_parser("track", help="replay the latest training and evaluation into MLflow")
-    for name in ("train", "track"):
-        commands.choices[name].add_argument(
-            "--variant", metavar="NAME", help="one of `experiments` in the params file, in models/variants/NAME-SEED"
-        )
-        commands.choices[name].add_argument("--seed", type=int, metavar="SEED", help="what the variant is trained from")
+    for name in VARIANTS:
+        own, needed = commands.choices[name], name == "measure"
+        what = "one of `experiments` in the params file, in models/variants/NAME-SEED"
+        own.add_argument("--variant", metavar="NAME", required=needed, help=what)
+        own.add_argument("--seed", type=int, metavar="SEED", required=needed, help="what the variant is trained from")
     exporting = commands.add_parser(
         "export",
         help="write encoder, adapter and LLM into one folder, for servers",
@@ -73,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(arguments)
-    if options.stage in ("train", "track") and (options.variant is None) != (options.seed is None):
+    if options.stage in VARIANTS and (options.variant is None) != (options.seed is None):
         commands.choices[options.stage].error("--variant and --seed are given together")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
@@ -102,8 +111,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                 if not launch.train_on_every_device(arguments):
                     train.run(params, places)
+            elif options.stage == "measure":
+                from blsp.paper import measure
+
+                measure.run(*_training(params, options.variant, options.seed))
             else:
-                importlib.import_module(STAGES[options.stage][0]).run(params)
+                importlib.import_module({**STAGES, **PAPER}[options.stage][0]).run(params)
     except BlspError as error:
         print(f"blsp {options.stage}: {error}", file=sys.stderr)
         return 1

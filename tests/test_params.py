@@ -12,6 +12,7 @@ from blsp.params import ParamsError, load_params
 
 PARAMS_FILE = Path(__file__).parents[1] / "params.yaml"
 COMMITTED = YAML(typ="safe", pure=True).load(PARAMS_FILE.read_text())
+JUDGE = {"server_url": "http://localhost:8000/v1", "model": "judge", "items": 50, "timeout_s": 60.0}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -54,9 +55,9 @@ def test_every_committed_value_is_explained():
     lines = [line for line in PARAMS_FILE.read_text().splitlines() if line.startswith("  ")]
     unexplained = [line for line in lines if "#" not in line and "gates" not in line]
     # Instructions and gates take the line to themselves, below an explained key.
-    behaviours = COMMITTED["continuations"]["behaviours"]
-    allowed = {*behaviours, *COMMITTED["evaluate"]["tasks"], *behaviours["repetition"]}
-    allowed |= {f"- {line}" for behaviour in behaviours.values() for line in behaviour["instructions"]}
+    behaviours, tasks = COMMITTED["continuations"]["behaviours"], COMMITTED["evaluate"]["tasks"]
+    allowed = {*behaviours, *tasks, *behaviours["repetition"], *tasks["qa"]}
+    allowed |= {f"- {line}" for asked in (*behaviours.values(), *tasks.values()) for line in asked["instructions"]}
     allowed |= {*COMMITTED["train"]["shares"], *COMMITTED["promote"]["gates"]}
     assert [line for line in unexplained if line.partition(":")[0].strip() not in allowed] == []
 
@@ -70,7 +71,7 @@ def test_every_committed_value_is_explained():
         ("miniature/llm/layer", "miniature.llm.layers"),
         ("miniature/speech/word_wieght", "miniature.speech.word_weight"),
         ("promote/gates/speech.st.bleu/max_dorp", "promote.gates.speech.st.bleu.max_drop"),
-        ("evaluate/tasks/slo", "evaluate.tasks.slu"),
+        ("evaluate/tasks/slu/metrics", "evaluate.tasks.slu.metric"),
         ("corpus/xyz", "corpus."),
         ("corpus/sources/0/pth", "corpus.sources.0.path"),
         ("experiments/variants/ce/objektive", "experiments.variants.ce.objective"),
@@ -120,7 +121,7 @@ def test_a_wrong_type_is_refused(tmp_path, key, value, expected):
         ("train/warmup_steps", -1, "train.warmup_steps: must be at least 0; found -1"),
         ("validate/max_drop_share", 20, "validate.max_drop_share: must be at most 1; found 20"),
         ("evaluate/confidence", 1.0, "evaluate.confidence: must be less than 1; found 1.0"),
-        ("evaluate/tasks/qa", "", "evaluate.tasks.qa: must be text that is not empty; found ''"),
+        ("evaluate/tasks/qa/drop", "", "evaluate.tasks.qa.drop: must be text that is not empty; found ''"),
         ("promote/gates", {}, "promote.gates: must be a section with at least one key; found {}"),
         (
             "continuations/behaviours/Go-on",
@@ -138,6 +139,18 @@ def test_a_wrong_type_is_refused(tmp_path, key, value, expected):
 )
 def test_a_value_out_of_range_is_refused(tmp_path, key, value, expected):
     assert complaint(tmp_path, (key, value)) == expected
+
+
+def test_a_judge_is_whole_or_null(tmp_path):
+    assert load(tmp_path).evaluate.judge is None
+    assert load(tmp_path, ("evaluate/judge", JUDGE)).evaluate.judge.items == 50
+    for change, expected in (
+        ({"items": 0}, "evaluate.judge.items: must be greater than 0; found 0"),
+        ({"model": ""}, "evaluate.judge.model: must be text that is not empty; found ''"),
+        ({"item": 5}, "evaluate.judge.item: unknown key; the nearest valid key is evaluate.judge.items"),
+        ({"server_url": "http://sk-key@host/v1"}, "evaluate.judge.server_url: must be an address that ends in /v1"),
+    ):
+        assert complaint(tmp_path, ("evaluate/judge", JUDGE | change)).startswith(expected)
 
 
 SERVER = [

@@ -64,7 +64,7 @@ def test_sync_records_the_whole_run(trained: Trained, store: Store) -> None:
     run = store.client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["train.lr"] == "0.002"
-    assert run.data.params["evaluate.tasks.asr"] == "Repeat the following text."
+    assert run.data.params["evaluate.tasks.asr.metric"] == "wer"
     assert {name.partition(".")[0] for name in run.data.params} == set(local.PARAM_SECTIONS)
     assert recorded(store, run_id) == expected(trained.rows(25))
     assert run.data.metrics["train.dev.kl"] == 0.25

@@ -1,5 +1,6 @@
 """params.yaml as frozen, typed records."""
 
+from blsp.params.evaluation import Evaluate, Judge, Task
 from blsp.params.loading import PARAMS_FILE, ParamsError, load_params
 from blsp.params.sections import (
     AnswerQuality,
@@ -7,7 +8,6 @@ from blsp.params.sections import (
     Behaviour,
     Continuations,
     Corpus,
-    Evaluate,
     Execution,
     Gate,
     Miniature,
@@ -28,12 +28,14 @@ __all__ = [
     "Evaluate",
     "Execution",
     "Gate",
+    "Judge",
     "Miniature",
     "MiniatureLlm",
     "MiniatureSpeech",
     "Params",
     "ParamsError",
     "Source",
+    "Task",
     "Train",
     "load_params",
 ]

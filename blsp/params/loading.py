@@ -2,6 +2,7 @@
 
 import difflib
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
@@ -9,7 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from blsp.errors import BlspError
-from blsp.params.record import COMMIT, LANGUAGE, NAME, RAY_ADDRESS, S3_PREFIX, SERVER_URL, shown
+from blsp.params.record import COMMIT, LANGUAGE, LANGUAGE_CODE, NAME, RAY_ADDRESS, S3_PREFIX, SERVER_URL, shown
 from blsp.params.sections import Params
 
 PARAMS_FILE = "params.yaml"
@@ -71,6 +72,7 @@ _PATTERNS = {
     S3_PREFIX: "s3://bucket/prefix, without a slash at its end",
     SERVER_URL: "an address that ends in /v1, such as http://localhost:8000/v1, with no key in it",
     LANGUAGE: "`transcript`, or a language's code of two or three letters, such as de",
+    LANGUAGE_CODE: "a language's code of two or three letters, such as de",
     NAME: "a name of small letters, digits and _ that begins with a letter",
 }
 
@@ -111,6 +113,8 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
         else:
             fields = section.model_fields.items()
             section = next(field.annotation for name, field in fields if part in (name, field.alias))
+        if get_origin(section) is UnionType:  # a section, or null
+            section = get_args(section)[0]
     if get_origin(section) is dict:
         return list(get_args(get_args(section)[0]))
     return [field.alias or name for name, field in section.model_fields.items()]

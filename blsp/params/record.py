@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 COMMIT = "^[0-9a-f]{40}$"
 NAME = "^[a-z][a-z0-9_]*$"
 LANGUAGE = "^(transcript|[a-z]{2,3})$"
+LANGUAGE_CODE = "^[a-z]{2,3}$"
 RAY_ADDRESS = "^(auto|(ray://)?[^:/@ ]+:[0-9]+)$"
 S3_PREFIX = "^s3://[a-z0-9][a-z0-9.-]+(/[^/]+)+$"
 SERVER_URL = "^https?://[^@/]+(/[^@]*)?/v1$"

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from blsp.errors import BlspError
+from blsp.params.evaluation import Evaluate
 from blsp.params.record import (
     LANGUAGE,
     RAY_ADDRESS,
@@ -214,15 +215,6 @@ class Validate(Record):
     def consistent(self) -> Self:
         refuse_empty_range(self, "min_chars_per_s", "max_chars_per_s")
         return self
-
-
-class Evaluate(Record):
-    batch_size: Count
-    max_new_tokens: Count
-    bootstrap_samples: Count
-    confidence: Annotated[float, Field(gt=0, lt=1)]
-    seed: int
-    tasks: dict[Literal["asr", "st", "slu", "qa"], Instruction]
 
 
 class Gate(Record):

@@ -1,10 +1,13 @@
 """What the adapter is trained with: the section `train`, and what `experiments` changes in it."""
 
+from itertools import chain
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from blsp.params.record import Count, FieldName, NonNegative, Positive, Record, Share
+
+BASELINES = ("text", "cascade", "untrained")  # systems that nothing is trained for
 
 
 class Train(Record):
@@ -57,6 +60,7 @@ class Experiments(Record):
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     variants: dict[FieldName, Train]
     ablations: dict[FieldName, Train]
+    compared: list[Annotated[list[str], Field(min_length=2, max_length=2)]]
 
     @model_validator(mode="after")
     def each_has_a_name_of_its_own(self) -> Self:
@@ -64,6 +68,14 @@ class Experiments(Record):
             raise ValueError(f"{', '.join(twice)} is a variant and an ablation; give one another name")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {self.seeds} has one twice; once is enough")
+        return self
+
+    @model_validator(mode="after")
+    def what_is_compared_is_there(self) -> Self:
+        known = [*BASELINES, *self.variants]
+        for name in chain.from_iterable(self.compared):
+            if name not in known:
+                raise ValueError(f"compared has {name!r}, which is no system; there are {', '.join(known)}")
         return self
 
     @property
@@ -81,7 +93,7 @@ def with_changes(experiments: Any, train: Train | None) -> Any:
         return experiments
     groups = {key: value for key in ("variants", "ablations") if isinstance(value := experiments.get(key), dict)}
     if train is None:
-        return {**experiments, **{key: {} for key in groups}}
+        return {**experiments, **{key: {} for key in groups}, "compared": []}
 
     def whole(changes: Any) -> Any:
         return {**train.model_dump(), **changes} if isinstance(changes, dict) else changes

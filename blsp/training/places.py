@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Places:
-    """The adapter's folder, and the files of the report, the log and the curve.
+    """The adapter's folder, the files of the report, the log and the curve, and the folder of what `measure` finds.
 
     `variant` is the name under `experiments` in params.yaml of what is trained there from `seed`; both are None for
     the training of the pipeline itself.
@@ -15,6 +15,7 @@ class Places:
     report: str
     log: str
     curve: str
+    measured: str | None = None
     variant: str | None = None
     seed: int | None = None
 
@@ -35,6 +36,7 @@ def places_of(variant: str, seed: int) -> Places:
         report=f"{folder}/train.json",
         log=f"{folder}/train_log.jsonl",
         curve=f"{folder}/train_curve.csv",
+        measured=f"{folder}/measured",
         variant=variant,
         seed=seed,
     )

@@ -1,0 +1,107 @@
+"""The stage `paper`: all variants, measured one by one before, and the baselines, side by side on one page."""
+
+from itertools import chain
+from typing import Any
+
+import pandas as pd
+
+from blsp.evaluation.answers import read_answers
+from blsp.evaluation.evaluate import ANSWERS as BASELINES
+from blsp.evaluation.evaluate import comparisons, figures, tasks_of
+from blsp.evaluation.gap import gap_by_length
+from blsp.evaluation.resampling import Resampling
+from blsp.evaluation.scores import Measured, grade, measure, metrics_of, summed
+from blsp.evaluation.sensitivity import measure_sensitivity
+from blsp.files import read_json
+from blsp.paper import page
+from blsp.paper.measure import ANSWERS, GAPS, SIMILARITY, measured_folders
+from blsp.params import Params
+
+LENGTH_BINS = 5
+
+
+def run(params: Params) -> None:
+    """Nothing; afterwards reports/paper holds the page, its figures, paper.json and the answers to read and hear."""
+    folders = measured_folders(params)
+    all_folders = list(chain.from_iterable(folders.values()))
+    settings = params.evaluate
+    resampling = Resampling(settings.bootstrap_samples, settings.confidence, settings.seed)
+    answers = pd.concat([baselines(), *(read_answers(folder / ANSWERS) for folder in all_folders)], ignore_index=True)
+    gaps = pd.concat([pd.read_parquet(folder / GAPS) for folder in all_folders], ignore_index=True)
+    graded = grade(answers, settings.tasks, params.corpus.normalizer)
+    judged, gapped = measure_answers(graded, params), measure_gaps(gaps)
+    found = {
+        "systems": figures(judged, resampling),
+        "gaps": figures(gapped, resampling),
+        "seeds": by_seed(graded, gaps, params),
+        "comparisons": comparisons([*judged, *gapped], params.experiments.compared, resampling),
+        "gap_by_length": lengths(gaps, params, resampling),
+        "similarity": {name: read_json(own[0] / SIMILARITY) for name, own in folders.items()},
+        "tasks": tasks_of(judged),
+        "instructions": {name: task.instructions for name, task in settings.tasks.items()},
+    }
+    page.write(found, graded, params)
+    print(page.tables(found))
+
+
+def baselines() -> pd.DataFrame:
+    """The answers of the systems that no variant trains: those of the stage `evaluate`, but for its own adapter's."""
+    answers = read_answers(BASELINES).drop(columns="quality")
+    return answers[answers["system"] != "speech"]
+
+
+def measure_gaps(gaps: pd.DataFrame) -> list[Measured]:
+    """The behaviour gap of the variants on each task: KL in nats a token, and the share of tokens they agree on."""
+    found = []
+    for task, rows in gaps.groupby("task", sort=False):
+        for metric, column, higher in (("kl", "kl", False), ("top1_agreement", "agreement", True)):
+            counts = rows.assign(counts=list(rows[[column, "tokens"]].to_numpy(dtype=float)))
+            found.append(
+                Measured(
+                    task=str(task),
+                    metric=metric,
+                    higher_is_better=higher,
+                    counts=summed(counts),
+                    compute=lambda total: total[0] / total[1],
+                    signature=f"{metric}|speech against text, the same response|temperature:1",
+                )
+            )
+    return found
+
+
+def measure_answers(graded: pd.DataFrame, params: Params) -> list[Measured]:
+    """What is measured of the answers in this table."""
+    tasks = params.evaluate.tasks
+    metrics = metrics_of(graded, tasks, params.corpus.normalizer)
+    return [*measure(graded, tasks, metrics), *measure_sensitivity(graded, tasks)]
+
+
+def by_seed(graded: pd.DataFrame, gaps: pd.DataFrame, params: Params) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """{system: {task: {metric: a value a seed}}} of the variants, seeds in the order of experiments.seeds."""
+    variants = params.experiments.variants
+
+    def each_alone(table: pd.DataFrame) -> pd.DataFrame:
+        alone = table["system"] + "-" + table["seed"].astype(str)
+        return table.assign(system=table["system"].where(~table["system"].isin(variants), alone))
+
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for one in (*measure_answers(each_alone(graded), params), *measure_gaps(each_alone(gaps))):
+        for name in variants:
+            totals = [one.counts[f"{name}-{seed}"].sum(0) for seed in params.experiments.seeds]
+            found.setdefault(name, {}).setdefault(one.task, {})[one.metric] = [float(one.compute(t)) for t in totals]
+    return found
+
+
+def lengths(gaps: pd.DataFrame, params: Params, resampling: Resampling) -> dict[str, list[dict[str, Any]]]:
+    """{task: the gap in bins of the audio's length, shortest first} of the first variant, over all its seeds."""
+    own = gaps[gaps["system"] == next(iter(params.experiments.variants))]
+    return {
+        str(task): gap_by_length(
+            rows.groupby(["id", "samples"], as_index=False)[["kl", "agreement", "tokens"]].sum().to_dict("records"),
+            LENGTH_BINS,
+            params.corpus.sampling_rate_hz,
+            resampling,
+            str(task),
+        )
+        for task, rows in own.groupby("task", sort=False)
+    }
