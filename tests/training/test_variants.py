@@ -90,6 +90,11 @@ def test_one_that_broke_off_goes_on_from_checkpoints_of_its_own(monkeypatch):
     assert sha256_of(VARIANT / "often-1" / "adapter") == sha256_of(VARIANT / "twin-1" / "adapter")
 
 
+def test_ablations_lie_apart():
+    assert blsp("--variant", "temperature_4", "--seed", "1") == 0
+    assert sorted(os.listdir("models/ablations/temperature_4-1")) == FILES and not VARIANT.exists()
+
+
 def test_two_devices_train_the_variant():
     assert blsp("--variant", "ce", "--seed", "2") == 0
     alone = adapter("ce-2")
