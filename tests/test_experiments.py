@@ -1,5 +1,6 @@
 """The variants of params.yaml as DVC runs them: a small real matrix, and what each stage depends on."""
 
+import json
 import os
 import subprocess
 import sys
@@ -36,8 +37,7 @@ def test_a_variant_depends_on_what_training_does_and_on_itself(name, group):
 def change(**experiments):
     params = YAML_1_2.load(Path("params.yaml"))
     params["experiments"] |= experiments
-    with Path("params.yaml").open("w") as stream:
-        YAML_1_2.dump(params, stream)
+    write_json("params.yaml", params)
 
 
 CE = {"shares": {"continuation": 1.0}, "objective": "ce"}
@@ -60,36 +60,35 @@ def workspace(pins, tmp_path, monkeypatch):
     write_json("models/adapter/config.json", {"mine": True})
     params = YAML_1_2.load(PARAMS)
     params["train"] |= {"steps": 4, "batch_size": 4, "validate_every": 2, "warmup_steps": 1, "bottleneck": 8}
-    with Path("params.yaml").open("w") as stream:
-        YAML_1_2.dump(params, stream)
+    write_json("params.yaml", params)
     (tmp_path / "blsp").symlink_to(ROOT / "blsp")
     Path("experiments/paper").mkdir(parents=True)
     paper = YAML_1_2.load(ROOT / "experiments/paper/dvc.yaml")
-    write_json("experiments/paper/dvc.yaml", {"vars": paper["vars"], "stages": {"train": paper["stages"]["train"]}})
+    alone = {"vars": paper["vars"], "stages": {"train": paper["stages"]["train"]}}
+    Path("experiments/paper/dvc.yaml").write_text(json.dumps(alone))  # JSON is YAML too
     subprocess.run(["git", "init", "-q"], check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], check=True)
 
 
 @pytest.mark.usefixtures("workspace")
 def test_a_matrix_is_trained_and_only_what_a_change_concerns_is_trained_again(capfd):
-    change(seeds=[1, 2], variants={"ce": CE, "broken": {"teacher": "stored"}}, ablations={}, compared=[])
+    change(seeds=[2], variants={"ce": CE, "broken": {"teacher": "stored"}}, ablations={}, compared=[])
     before = sha256_of("models/adapter")
     assert main(["paper"]) == 1
     said = capfd.readouterr()
     assert "data/continuations has it at: none" in said.err
     assert "ce from seed 2: objective ce, shares {continuation: 1}" in said.out
     trained = {path.parent.parent.name for path in Path("models/variants").glob("*/adapter/model.safetensors")}
-    assert trained == {"ce-1", "ce-2"}
-    assert sha256_of("models/variants/ce-1/adapter") != sha256_of("models/variants/ce-2/adapter")
+    assert trained == {"ce-2"}
 
     def left():
         return [name.rpartition("@")[2] for name in stale(read_graph(["experiments/paper/dvc.yaml"]))]
 
-    assert left() == ["broken-1", "broken-2"]
-    change(variants={"ce": CE, "mended": {}}, seeds=[1], ablations={"other": {"temperature": 4.0}})
-    assert left() == ["mended-1"]
+    assert left() == ["broken-2"]
+    change(variants={"ce": CE, "mended": {}}, ablations={"other": {"temperature": 4.0}})
+    assert left() == ["mended-2"]
     assert main(["paper"]) == 0 and left() == []
     assert sha256_of("models/adapter") == before and not list(Path("reports").glob("train*"))
     change(variants={"ce": CE | {"temperature": 1.0}, "mended": {}})
-    assert left() == ["ce-1"]
-    assert os.listdir("models/variants/mended-1") and Path("experiments/paper/dvc.lock").is_file()
+    assert left() == ["ce-2"]
+    assert os.listdir("models/variants/mended-2") and Path("experiments/paper/dvc.lock").is_file()
