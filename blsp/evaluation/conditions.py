@@ -26,7 +26,6 @@ PEAK = 0.99  # what is louder is made softer as a whole, which leaves the signal
 TELEPHONE_HZ = 8_000
 TELEPHONE_BAND_HZ = (300, 3_400)
 TELEPHONE_TAPS = 511  # 60 dB down at 100 and 3,600 Hz
-SPECTRUM_S = 0.032
 # A voice's lowest period is about 12 ms; the library's own 120 ms, made for music, smear what is between two sounds.
 STRETCH_BLOCK_S, STRETCH_HOP_S = 0.04, 0.01
 
@@ -48,12 +47,13 @@ def conditions(params: Params, clips: Sequence[Samples]) -> dict[str, Alter]:
 
 
 def _condition(condition: Condition, miniature: Miniature, clips: Sequence[Samples]) -> Alter:
-    if condition.kind == "tempo":
+    if condition.tempo is not None:
         return partial(with_tempo, tempo=condition.tempo)
     if condition.kind == "telephone":
         return telephone
     if condition.kind == "effect_voices":
         return _with_effect_voices(miniature)
+    assert condition.snr_db is not None
     spectrum = np.ones(1) if condition.kind == "white_noise" else long_term_spectrum(clips)
     return partial(with_noise, snr_db=condition.snr_db, spectrum=spectrum)
 
@@ -78,7 +78,7 @@ def with_tempo(samples: Samples, rate_hz: int, id_: str, tempo: float) -> Sample
     stretch = Signalsmith.Stretch(0)
     stretch.configure(1, round(STRETCH_BLOCK_S * rate_hz), round(STRETCH_HOP_S * rate_hz))
     stretch.setTimeFactor(tempo)
-    return _unclipped(stretch.process(samples[None])[0])
+    return _unclipped(np.asarray(stretch.process(samples[None]))[0])
 
 
 def telephone(samples: Samples, rate_hz: int, id_: str) -> Samples:

@@ -5,6 +5,7 @@ in nats a token, and how often the most likely token is the same.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, TypedDict
 
 import numpy as np
@@ -39,7 +40,7 @@ def answered(
         Example(
             id=item.id,
             num_samples=len(item.samples),
-            load_samples=lambda item=item: item.samples,
+            load_samples=partial(getattr, item, "samples"),
             transcript=item.transcript,
             instruction=instruction,
             response_ids=answers[row].token_ids,
@@ -88,5 +89,5 @@ def gap_by_length(
         members = np.flatnonzero(bin_of == number)
         range_s = {"from_s": float(lengths_s[members].min()), "to_s": float(lengths_s[members].max())}
         name = f"{label}|audio:{range_s['from_s']:.2f}-{range_s['to_s']:.2f} s"
-        found.append(range_s | gap_figures([rows[at] for at in members], resampling, name))
+        found.append(range_s | gap_figures([rows[at] for at in members.tolist()], resampling, name))
     return found

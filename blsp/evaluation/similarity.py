@@ -28,7 +28,9 @@ def similarity(speech: States, text: States, resampling: Resampling) -> dict[str
 
     The figure of chance is the mean over SHUFFLES of which speech goes with which text; its interval is their range.
     The interval of the other is of the delete-a-group jackknife over utterances: drawing utterances with replacement
-    would count some as like themselves. In memory: matrices of rows by rows, 32 MB each of 2,048 rows.
+    would count some as like themselves. At layer 0 the tokens of responses are the same on both sides (1), and so is
+    the prompt's last one for all utterances (0); what is heard shows from layer 1 on. In memory: matrices of
+    rows by rows, 32 MB each of 2,048 rows.
     """
     assert speech.ids == text.ids and np.array_equal(speech.utterance, text.utterance)
     each = np.arange(len(text.ids))
