@@ -10,6 +10,7 @@ from blsp import markdown
 from blsp.evaluation import gap_plots
 from blsp.evaluation import page as answers_page
 from blsp.evaluation.report import cell, comparison_table, number
+from blsp.evaluation.robustness import Panel, draw_conditions
 from blsp.evaluation.tasks import test_items
 from blsp.files import replace_dir, write_json, write_text
 from blsp.params import Params, Train
@@ -32,6 +33,8 @@ def write(found: dict[str, Any], graded: pd.DataFrame, params: Params) -> None:
         gap_plots.draw_gap_by_task(found["gaps"], folder / "gap_by_task.png")
         gap_plots.draw_gap_by_length(found["gap_by_length"], folder / "gap_by_length.png")
         _draw_systems(found, folder / "systems.png")
+        panels = [Panel(one["task"], one["metric"], one["figures"]) for one in found["conditions"]]
+        draw_conditions(panels, params.evaluate.conditions, folder / "conditions.png")
         answers_page.write_page(
             graded,
             answers_page.Systems(ours=first, against="cascade"),
@@ -113,6 +116,15 @@ def _page(found: Mapping[str, Any], params: Params) -> str:
         "",
         "![similarity of states by layer](similarity.png)",
         "",
+        "## Worse audio",
+        "",
+        "The pipeline's own adapter (`speech`) and the cascade, under the first instruction of each task; the "
+        "difference is speech less cascade, on the same utterances.",
+        "",
+        _conditions_table(found),
+        "",
+        "![worse audio](conditions.png)",
+        "",
         f"The answers, to read and to hear: [{LISTEN}]({LISTEN}).",
         "",
         "## Instructions",
@@ -128,6 +140,21 @@ def _page(found: Mapping[str, Any], params: Params) -> str:
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _conditions_table(found: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            f"{one['task']} ({one['metric']})",
+            tested["condition"],
+            *(cell(one["figures"][system][tested["condition"]]) for system in ("cascade", "speech")),
+            cell(tested, "+"),
+            f"{tested['p']:.3f}",
+        ]
+        for one in found["conditions"]
+        for tested in one["differences"]
+    ]
+    return markdown.table(["task", "condition", "cascade", "speech", "difference", "p"], rows)
 
 
 def _changes(variant: Train, train: Train) -> str:
