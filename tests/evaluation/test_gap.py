@@ -21,7 +21,8 @@ TEXTS = ["turn on the fan", "please buy soap", "play"]
 @pytest.fixture
 def items(clips):
     rows = zip(reversed(clips), TEXTS, strict=True)
-    return [Item(f"u{row}", clip, text, "en", None, None, None) for row, (clip, text) in enumerate(rows)]
+    unknown = dict.fromkeys(("translation", "intent", "answer", "language", "speaker", "source"))
+    return [Item(f"u{row}", clip, 16_000, text, **unknown) for row, (clip, text) in enumerate(rows)]
 
 
 def test_responses_are_the_llms_own_answers_to_the_transcripts(tiny_model, items):

@@ -20,7 +20,7 @@ def graded(*rows):
     """A table of answers to one task: (system, condition, speaker, right or wrong)."""
     names = ["system", "condition", "speaker", "right"]
     table = pd.DataFrame(rows, columns=names).assign(seed=1)
-    table["id"] = "item of " + table["speaker"].fillna("nobody")
+    table["id"] = table["condition"] + " of " + table["speaker"].fillna("nobody")
     return table.assign(counts=[np.array([right, 1.0]) for right in table["right"]])
 
 
