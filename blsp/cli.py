@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser("track", help="replay the latest training and evaluation into MLflow")
     for name in VARIANTS:
         own, needed = commands.choices[name], name == "measure"
-        what = "one of `experiments` in the params file, in models/variants/NAME-SEED"
+        what = "one of `experiments` in the params file, in models/variants/NAME-SEED (or models/ablations/)"
         own.add_argument("--variant", metavar="NAME", required=needed, help=what)
         own.add_argument("--seed", type=int, metavar="SEED", required=needed, help="what the variant is trained from")
     exporting = commands.add_parser(
@@ -128,7 +128,8 @@ def _training(params: Params, variant: str | None, seed: int | None) -> tuple[Pa
     """What is trained and where: the pipeline's own adapter, or a variant."""
     if variant is None or seed is None:
         return params, PIPELINE
-    return params.variant(variant, seed), places_of(variant, seed)
+    group = "ablations" if variant in params.experiments.ablations else "variants"
+    return params.variant(variant, seed), places_of(variant, seed, group)
 
 
 def _estimate(params: Params, gpu: str, gpus: int, utilisation: float) -> None:

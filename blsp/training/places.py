@@ -28,9 +28,12 @@ class Places:
 PIPELINE = Places("models/adapter", "reports/train.json", "reports/train_log.jsonl", "reports/train_curve.csv")
 
 
-def places_of(variant: str, seed: int) -> Places:
-    """Those of a variant trained from a seed: all in a folder of its own."""
-    folder = f"models/variants/{variant}-{seed}"
+def places_of(variant: str, seed: int, group: str = "variants") -> Places:
+    """Those of a variant trained from a seed: all in a folder of its own, within that of its group in `experiments`.
+
+    A stage that reads a whole group depends on all that lies in its folder, and on no other group.
+    """
+    folder = f"models/{group}/{variant}-{seed}"
     return Places(
         adapter=f"{folder}/adapter",
         report=f"{folder}/train.json",

