@@ -141,7 +141,7 @@ def test_the_papers_page_has_every_system_seed_difference_and_picture(workspace,
     assert ("kd_repetition", "cascade", "slu", "accuracy") in tested
     assert ("kd_repetition", "cascade", "asr", "kl") not in tested  # a cascade hears nothing
     conditions = {one["task"]: list(one["figures"]["speech"]) for one in found["conditions"]}
-    assert conditions == dict.fromkeys(("asr", "st", "slu", "qa"), ["clean", "noise", "phone"])
+    assert conditions == {key: ["clean", "noise", "phone"] for key in ("asr", "st", "slu", "qa")}
     page = Path("reports/paper/paper.md").read_text()
     for name in re.findall(r"\]\((.+?)\)", page):
         assert (Path("reports/paper") / name).stat().st_size > 1000
