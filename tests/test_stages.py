@@ -68,6 +68,7 @@ def change(folder, small=False, **train):
         params["evaluate"] |= {"max_new_tokens": 8, "bootstrap_samples": 20}
         params["train"] |= {"steps": 6, "batch_size": 8, "validate_every": 3, "warmup_steps": 1}
     params["train"] |= train
+    yaml.default_flow_style = False  # DVC cannot read a question in a list between brackets
     with (folder / "params.yaml").open("w") as stream:
         yaml.dump(params, stream)
 

@@ -66,7 +66,8 @@ def _cell_of(found: Mapping[str, Any], system: str, task: str, metric: str) -> s
     if figure is None:
         return ""
     seeds = found["seeds"].get(system, {}).get(task, {}).get(metric)
-    return cell(figure) + (f" ({number(min(seeds), figure)} to {number(max(seeds), figure)})" if seeds else "")
+    spread = f" ({number(min(seeds), figure)} to {number(max(seeds), figure)})" if seeds and len(seeds) > 1 else ""
+    return cell(figure) + spread
 
 
 def _gaps_table(found: Mapping[str, Any]) -> str:
@@ -170,7 +171,7 @@ def _draw_systems(found: Mapping[str, Any], path: Path) -> None:
     tasks, systems = found["tasks"], list(found["systems"])
     columns = -(-len(tasks) // 2)
     canvas = Canvas(figsize=(3.4 * columns, 6.8), layout="constrained")
-    axes = canvas.subplots(2, columns, squeeze=False).flat
+    axes = list(canvas.subplots(2, columns, squeeze=False).flat)
     for axis, task in zip(axes, tasks, strict=False):
         for place, system in enumerate(systems):
             figure = found["systems"][system][task["name"]][task["metric"]]
@@ -180,10 +181,12 @@ def _draw_systems(found: Mapping[str, Any], path: Path) -> None:
             seeds = found["seeds"].get(system, {}).get(task["name"], {}).get(task["metric"], [])
             axis.plot([place] * len(seeds), seeds, ".", color="black", ms=5)
         axis.set_xticks(range(len(systems)), systems, rotation=35, ha="right", fontsize=8)
+        if task["metric"] == "perplexity":
+            axis.set_yscale("log")
         better = "higher" if task["higher_is_better"] else "lower"
         axis.set_title(f"{task['name']}: {task['metric']}, {better} is better", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
-    for axis in list(axes)[len(tasks) :]:
+    for axis in axes[len(tasks) :]:
         axis.set_visible(False)
     canvas.savefig(path, dpi=130)
