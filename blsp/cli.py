@@ -23,6 +23,7 @@ STAGES = {
 # Of experiments/paper/dvc.yaml, beside `train --variant`.
 PAPER = {
     "measure": ("blsp.paper.measure", "ask a trained variant everything: answers, behaviour gap, states by layer"),
+    "robustness": ("blsp.paper.robustness", "ask cascade and speech again under noise, tempo, telephone, other voices"),
     "paper": ("blsp.paper.compare", "set the variants and the baselines side by side on one page"),
 }
 VARIANTS = ("train", "track", "measure")  # they are told which

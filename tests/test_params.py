@@ -286,6 +286,18 @@ def test_a_missing_key_is_refused(tmp_path, key):
             [("backbones/source", "local"), ("backbones/speech_name", "models/whisper")],
             "backbones: where source is local, llm_name must be a folder; found null",
         ),
+        (
+            [("evaluate/conditions/slow", {"kind": "tempo"})],
+            "evaluate.conditions.slow: where kind is tempo, tempo must be given; found null",
+        ),
+        (
+            [("evaluate/conditions/slow", {"kind": "telephone", "snr_db": 5})],
+            "evaluate.conditions.slow: where kind is telephone, snr_db must be left out; found 5.0",
+        ),
+        (
+            [("evaluate/conditions/clean", {"kind": "telephone"})],
+            "evaluate: conditions.clean is the audio as it is, which is always measured; take another name",
+        ),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(tmp_path, changes, expected):

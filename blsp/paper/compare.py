@@ -1,20 +1,23 @@
 """The stage `paper`: all variants, measured one by one before, and the baselines, side by side on one page."""
 
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
 from blsp.evaluation.answers import read_answers
 from blsp.evaluation.evaluate import ANSWERS as BASELINES
 from blsp.evaluation.evaluate import comparisons, figures, tasks_of
-from blsp.evaluation.gap import gap_by_length
-from blsp.evaluation.resampling import Resampling
+from blsp.evaluation.gap import UtteranceGap, gap_by_length
+from blsp.evaluation.resampling import Resampling, difference
+from blsp.evaluation.robustness import figures_by
 from blsp.evaluation.scores import Measured, grade, measure, metrics_of, summed
 from blsp.evaluation.sensitivity import measure_sensitivity
 from blsp.files import read_json
 from blsp.paper import page
 from blsp.paper.measure import ANSWERS, GAPS, SIMILARITY, measured_folders
+from blsp.paper.robustness import ANSWERS as ROBUSTNESS
+from blsp.paper.robustness import judged_tasks
 from blsp.params import Params
 
 LENGTH_BINS = 5
@@ -40,6 +43,8 @@ def run(params: Params) -> None:
         "tasks": tasks_of(judged),
         "instructions": {name: task.instructions for name, task in settings.tasks.items()},
     }
+    worse = grade(read_answers(ROBUSTNESS), judged_tasks(params), params.corpus.normalizer)
+    found["conditions"] = by_condition(worse, params, resampling)
     page.write(found, graded, params)
     print(page.tables(found))
 
@@ -48,6 +53,24 @@ def baselines() -> pd.DataFrame:
     """The answers of the systems that no variant trains: those of the stage `evaluate`, but for its own adapter's."""
     answers = read_answers(BASELINES).drop(columns="quality")
     return answers[answers["system"] != "speech"]
+
+
+def by_condition(graded: pd.DataFrame, params: Params, resampling: Resampling) -> list[dict[str, Any]]:
+    """{"task", "metric", "figures": {system: {condition: figure}}, "differences": [...]} of each task.
+
+    A difference is speech less cascade under a condition, on the same utterances.
+    """
+    found = []
+    for task, metric in metrics_of(graded, judged_tasks(params), params.corpus.normalizer).items():
+        rows = graded[graded["task"] == task]
+        differences = []
+        for condition, own in rows.groupby("condition", sort=False):
+            counts = summed(own)
+            tested = difference(counts["speech"], counts["cascade"], metric.compute, resampling)
+            differences.append({"condition": str(condition), **tested})
+        figures_of = figures_by("condition", rows, metric, resampling)
+        found.append({"task": task, "metric": metric.name, "figures": figures_of, "differences": differences})
+    return found
 
 
 def measure_gaps(gaps: pd.DataFrame) -> list[Measured]:
@@ -95,13 +118,10 @@ def by_seed(graded: pd.DataFrame, gaps: pd.DataFrame, params: Params) -> dict[st
 def lengths(gaps: pd.DataFrame, params: Params, resampling: Resampling) -> dict[str, list[dict[str, Any]]]:
     """{task: the gap in bins of the audio's length, shortest first} of the first variant, over all its seeds."""
     own = gaps[gaps["system"] == next(iter(params.experiments.variants))]
-    return {
-        str(task): gap_by_length(
-            rows.groupby(["id", "samples"], as_index=False)[["kl", "agreement", "tokens"]].sum().to_dict("records"),
-            LENGTH_BINS,
-            params.corpus.sampling_rate_hz,
-            resampling,
-            str(task),
-        )
-        for task, rows in own.groupby("task", sort=False)
-    }
+    found = {}
+    for task, rows in own.groupby("task", sort=False):
+        totals = rows.groupby(["id", "samples"], as_index=False)[["kl", "agreement", "tokens"]].sum()
+        utterances = cast(list[UtteranceGap], totals.to_dict("records"))
+        rate_hz = params.corpus.sampling_rate_hz
+        found[str(task)] = gap_by_length(utterances, LENGTH_BINS, rate_hz, resampling, str(task))
+    return found

@@ -10,6 +10,7 @@ from blsp import markdown
 from blsp.evaluation import gap_plots
 from blsp.evaluation import page as answers_page
 from blsp.evaluation.report import cell, comparison_table, number
+from blsp.evaluation.robustness import Panel, draw_conditions
 from blsp.evaluation.tasks import test_items
 from blsp.files import replace_dir, write_json, write_text
 from blsp.params import Params, Train
@@ -32,6 +33,8 @@ def write(found: dict[str, Any], graded: pd.DataFrame, params: Params) -> None:
         gap_plots.draw_gap_by_task(found["gaps"], folder / "gap_by_task.png")
         gap_plots.draw_gap_by_length(found["gap_by_length"], folder / "gap_by_length.png")
         _draw_systems(found, folder / "systems.png")
+        panels = [Panel(one["task"], one["metric"], one["figures"]) for one in found["conditions"]]
+        draw_conditions(panels, params.evaluate.conditions, folder / "conditions.png")
         answers_page.write_page(
             graded,
             answers_page.Systems(ours=first, against="cascade"),
@@ -63,7 +66,8 @@ def _cell_of(found: Mapping[str, Any], system: str, task: str, metric: str) -> s
     if figure is None:
         return ""
     seeds = found["seeds"].get(system, {}).get(task, {}).get(metric)
-    return cell(figure) + (f" ({number(min(seeds), figure)} to {number(max(seeds), figure)})" if seeds else "")
+    spread = f" ({number(min(seeds), figure)} to {number(max(seeds), figure)})" if seeds and len(seeds) > 1 else ""
+    return cell(figure) + spread
 
 
 def _gaps_table(found: Mapping[str, Any]) -> str:
@@ -113,6 +117,15 @@ def _page(found: Mapping[str, Any], params: Params) -> str:
         "",
         "![similarity of states by layer](similarity.png)",
         "",
+        "## Worse audio",
+        "",
+        "The pipeline's own adapter (`speech`) and the cascade, under the first instruction of each task; the "
+        "difference is speech less cascade, on the same utterances.",
+        "",
+        _conditions_table(found),
+        "",
+        "![worse audio](conditions.png)",
+        "",
         f"The answers, to read and to hear: [{LISTEN}]({LISTEN}).",
         "",
         "## Instructions",
@@ -130,6 +143,21 @@ def _page(found: Mapping[str, Any], params: Params) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _conditions_table(found: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            f"{one['task']} ({one['metric']})",
+            tested["condition"],
+            *(cell(one["figures"][system][tested["condition"]]) for system in ("cascade", "speech")),
+            cell(tested, "+"),
+            f"{tested['p']:.3f}",
+        ]
+        for one in found["conditions"]
+        for tested in one["differences"]
+    ]
+    return markdown.table(["task", "condition", "cascade", "speech", "difference", "p"], rows)
+
+
 def _changes(variant: Train, train: Train) -> str:
     changed = {key: value for key, value in variant.model_dump().items() if value != getattr(train, key)}
     return ", ".join(f"`{key}: {value}`" for key, value in changed.items()) or "`train` as it is"
@@ -143,7 +171,7 @@ def _draw_systems(found: Mapping[str, Any], path: Path) -> None:
     tasks, systems = found["tasks"], list(found["systems"])
     columns = -(-len(tasks) // 2)
     canvas = Canvas(figsize=(3.4 * columns, 6.8), layout="constrained")
-    axes = canvas.subplots(2, columns, squeeze=False).flat
+    axes = list(canvas.subplots(2, columns, squeeze=False).flat)
     for axis, task in zip(axes, tasks, strict=False):
         for place, system in enumerate(systems):
             figure = found["systems"][system][task["name"]][task["metric"]]
@@ -153,10 +181,12 @@ def _draw_systems(found: Mapping[str, Any], path: Path) -> None:
             seeds = found["seeds"].get(system, {}).get(task["name"], {}).get(task["metric"], [])
             axis.plot([place] * len(seeds), seeds, ".", color="black", ms=5)
         axis.set_xticks(range(len(systems)), systems, rotation=35, ha="right", fontsize=8)
+        if task["metric"] == "perplexity":
+            axis.set_yscale("log")
         better = "higher" if task["higher_is_better"] else "lower"
         axis.set_title(f"{task['name']}: {task['metric']}, {better} is better", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
-    for axis in list(axes)[len(tasks) :]:
+    for axis in axes[len(tasks) :]:
         axis.set_visible(False)
     canvas.savefig(path, dpi=130)

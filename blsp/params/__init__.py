@@ -1,6 +1,6 @@
 """params.yaml as frozen, typed records."""
 
-from blsp.params.evaluation import Evaluate, Judge, Task
+from blsp.params.evaluation import Condition, Evaluate, Judge, Task
 from blsp.params.loading import PARAMS_FILE, ParamsError, load_params
 from blsp.params.sections import (
     AnswerQuality,
@@ -23,6 +23,7 @@ __all__ = [
     "AnswerQuality",
     "Backbones",
     "Behaviour",
+    "Condition",
     "Continuations",
     "Corpus",
     "Evaluate",

@@ -32,6 +32,23 @@ class Judge(Record):
     timeout_s: Positive
 
 
+class Condition(Record):
+    """One thing that is done to the test audio."""
+
+    kind: Literal["white_noise", "speech_noise", "tempo", "telephone", "effect_voices"]
+    snr_db: float | None = None
+    tempo: Annotated[float, Field(ge=0.5, le=2)] | None = None
+
+    @model_validator(mode="after")
+    def kind_has_what_it_needs(self) -> Self:
+        for key, kinds in (("snr_db", ("white_noise", "speech_noise")), ("tempo", ("tempo",))):
+            value = getattr(self, key)
+            if (self.kind in kinds) == (value is None):
+                wanted = "must be given" if value is None else "must be left out"
+                raise ValueError(f"where kind is {self.kind}, {key} {wanted}; found {shown(value)}")
+        return self
+
+
 class Evaluate(Record):
     batch_size: Count
     max_new_tokens: Count
@@ -40,3 +57,10 @@ class Evaluate(Record):
     seed: int
     judge: Judge | None
     tasks: Annotated[dict[FieldName, Task], Field(min_length=1)]
+    conditions: dict[FieldName, Condition]
+
+    @model_validator(mode="after")
+    def clean_is_clean(self) -> Self:
+        if "clean" in self.conditions:
+            raise ValueError("conditions.clean is the audio as it is, which is always measured; take another name")
+        return self
