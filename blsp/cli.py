@@ -24,6 +24,7 @@ STAGES = {
 PAPER = {
     "measure": ("blsp.paper.measure", "ask a trained variant everything: answers, behaviour gap, states by layer"),
     "robustness": ("blsp.paper.robustness", "ask cascade and speech again under noise, tempo, telephone, other voices"),
+    "ablations": ("blsp.paper.ablations", "draw what each setting of the ablations does"),
     "paper": ("blsp.paper.compare", "set the variants and the baselines side by side on one page"),
 }
 VARIANTS = ("train", "track", "measure")  # they are told which

@@ -72,7 +72,7 @@ def workspace(pins, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("workspace")
 def test_a_matrix_is_trained_and_only_what_a_change_concerns_is_trained_again(capfd):
-    change(seeds=[2], variants={"ce": CE, "broken": {"teacher": "stored"}}, ablations={}, compared=[])
+    change(seeds=[2], variants={"ce": CE, "broken": {"teacher": "stored"}}, ablations={}, compared=[], axes={})
     before = sha256_of("models/adapter")
     assert main(["paper"]) == 1
     said = capfd.readouterr()

@@ -116,7 +116,9 @@ def test_the_papers_page_has_every_system_seed_difference_and_picture(workspace,
     params = yaml.load(workspace / "params.yaml")
     variants = {"kd_repetition": {}, "ce": {"objective": "ce"}}
     compared = [["kd_repetition", "ce"], ["kd_repetition", "cascade"]]
-    params["experiments"] = {"seeds": [1, 2], "variants": variants, "compared": compared, "ablations": {}}
+    params["experiments"] = {"seeds": [1, 2], "variants": variants, "compared": compared}
+    params["experiments"] |= {"ablations": {"half": {"corpus_share": 0.5}}}
+    params["experiments"] |= {"axes": {"corpus_share": {"half": 0.5, "kd_repetition": 1.0}}}
     params["evaluate"]["conditions"] = {"noise": {"kind": "white_noise", "snr_db": 0.0}, "phone": {"kind": "telephone"}}
     with Path("paper.yaml").open("w") as stream:
         yaml.dump(params, stream)
@@ -124,7 +126,7 @@ def test_the_papers_page_has_every_system_seed_difference_and_picture(workspace,
     def blsp(*arguments):
         assert main(["--params", "paper.yaml", *arguments]) == 0
 
-    for name in variants:
+    for name in (*variants, "half"):
         for seed in ("1", "2"):
             blsp("train", "--variant", name, "--seed", seed)
             blsp("measure", "--variant", name, "--seed", seed)
@@ -146,7 +148,18 @@ def test_the_papers_page_has_every_system_seed_difference_and_picture(workspace,
     page = Path("reports/paper/paper.md").read_text()
     for name in re.findall(r"\]\((.+?)\)", page):
         assert (Path("reports/paper") / name).stat().st_size > 1000
-    assert page.count(".png)") == 5 and "`objective: ce`" in page
+    assert page.count(".png)") == 6 and "`objective: ce`" in page
+    blsp("ablations")
+    curves = json.loads(Path("reports/ablations/ablations.json").read_text())
+    assert {name: len(own["asr"]["wer"]) for name, own in curves["seeds"].items()} == {"half": 2, "kd_repetition": 2}
+    own, same = curves["systems"]["kd_repetition"], found["systems"]["kd_repetition"]
+    assert {task: own[task] for task in ("asr", "st", "slu", "qa")} == {
+        task: same[task] for task in ("asr", "st", "slu", "qa")
+    }
+    assert own["continuation"]["kl"] == found["gaps"]["kd_repetition"]["continuation"]["kl"]
+    table = Path("reports/ablations/ablations.md").read_text().partition("## corpus_share")[2]
+    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")][2:] == ["0.5", "1"]
+    assert Path("reports/ablations/corpus_share.png").stat().st_size > 1000
 
 
 def test_training_killed_leaves_no_adapter_and_the_next_run_is_right(workspace):

@@ -1,4 +1,4 @@
-"""The behaviour gap in pictures: similarity by layer, clusters of utterances, KL and agreement by task and length."""
+"""The behaviour gap in pictures: similarity by layer, KL and agreement by task and length."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from blsp.evaluation.resampling import Figure
-from blsp.evaluation.states import States
 
 # What hears well in red, controls in greys, then whatever else there is.
 COLOURS = {"speech": "#d1495b", "untrained": "#8a8a8a", "another's speech": "#4c6a92"}
@@ -48,39 +47,6 @@ def draw_similarity(found: Mapping[str, Mapping[str, Mapping[str, Sequence[Figur
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("similarity to the states given the text\nlinear CKA, debiased", fontsize=8)
     _legend(figure, axes[0])
-    figure.savefig(path, dpi=130)
-
-
-def draw_clusters(
-    heard: Mapping[str, States], text: States, labels: Sequence[str | None], layer: int, path: Path
-) -> None:
-    """Nothing; a picture of each utterance as a point, coloured by its label (U,), given the text and by system.
-
-    A point is the mean state of the utterance at this layer. All panels have the same axes: the two directions in
-    which the texts differ most (PCA of the text alone), so that what lies elsewhere than its text is seen to.
-    """
-    from matplotlib import colormaps
-
-    reference = text.content[layer].astype(np.float64)
-    centre = reference.mean(0)
-    _, sizes, directions = np.linalg.svd(reference - centre, full_matrices=False)
-    share = np.square(sizes[:2]).sum() / np.square(sizes).sum()
-    names = sorted({label for label in labels if label is not None})
-    figure, axes = _canvas(1 + len(heard), 3.6, share=True)
-    panels = {"text: the LLM reads": text, **{f"{name}: the LLM hears": states for name, states in heard.items()}}
-    for axis, (title, states) in zip(axes, panels.items(), strict=True):
-        points = (states.content[layer] - centre) @ directions[:2].T
-        for number, name in enumerate(names):
-            rows = [row for row, label in enumerate(labels) if label == name]
-            axis.scatter(*points[rows].T, s=9, color=colormaps["tab20"](number % 20), label=name, linewidths=0)
-        axis.set_title(title, fontsize=9)
-        axis.set_xlabel("first direction", fontsize=8)
-    axes[0].set_ylabel(
-        f"second direction\n(both: {share:.0%} of the texts' variance, layer {layer})",
-        fontsize=8,
-    )
-    handles, shown = axes[0].get_legend_handles_labels()
-    figure.legend(handles, shown, loc="outside right center", fontsize=8, frameon=False, markerscale=2)
     figure.savefig(path, dpi=130)
 
 
@@ -149,11 +115,11 @@ def _legend(figure: Any, axis: Any) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
 
 
-def _canvas(columns: int, width_in: float, share: bool = False) -> tuple[Any, Any]:
+def _canvas(columns: int, width_in: float) -> tuple[Any, Any]:
     from matplotlib.figure import Figure as Canvas
 
     figure = Canvas(figsize=(width_in * columns, 3.6), layout="constrained")
-    axes = figure.subplots(1, columns, squeeze=False, sharex=share, sharey=share)[0]
+    axes = figure.subplots(1, columns, squeeze=False)[0]
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)

@@ -1,5 +1,6 @@
 """The stage `paper`: all variants, measured one by one before, and the baselines, side by side on one page."""
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from blsp.evaluation.scores import Measured, grade, measure, metrics_of, summed
 from blsp.evaluation.sensitivity import measure_sensitivity
 from blsp.files import read_json
 from blsp.paper import page
-from blsp.paper.measure import ANSWERS, GAPS, SIMILARITY, measured_folders
+from blsp.paper.measure import ANSWERS, CLUSTERS, GAPS, SIMILARITY, measured_folders
 from blsp.paper.robustness import ANSWERS as ROBUSTNESS
 from blsp.paper.robustness import judged_tasks
 from blsp.params import Params
@@ -25,28 +26,34 @@ LENGTH_BINS = 5
 
 def run(params: Params) -> None:
     """Nothing; afterwards reports/paper holds the page, its figures, paper.json and the answers to read and hear."""
-    folders = measured_folders(params)
-    all_folders = list(chain.from_iterable(folders.values()))
-    settings = params.evaluate
+    names, settings = list(params.experiments.variants), params.evaluate
     resampling = Resampling(settings.bootstrap_samples, settings.confidence, settings.seed)
-    answers = pd.concat([baselines(), *(read_answers(folder / ANSWERS) for folder in all_folders)], ignore_index=True)
-    gaps = pd.concat([pd.read_parquet(folder / GAPS) for folder in all_folders], ignore_index=True)
-    graded = grade(answers, settings.tasks, params.corpus.normalizer)
+    graded, gaps = read_measured(params, names)
+    first_folders = {name: measured_folders(params, name)[0] for name in names}
     judged, gapped = measure_answers(graded, params), measure_gaps(gaps)
     found = {
         "systems": figures(judged, resampling),
         "gaps": figures(gapped, resampling),
-        "seeds": by_seed(graded, gaps, params),
+        "seeds": by_seed(graded, gaps, params, names),
         "comparisons": comparisons([*judged, *gapped], params.experiments.compared, resampling),
         "gap_by_length": lengths(gaps, params, resampling),
-        "similarity": {name: read_json(own[0] / SIMILARITY) for name, own in folders.items()},
+        "similarity": {name: read_json(own / SIMILARITY) for name, own in first_folders.items()},
         "tasks": tasks_of(judged),
         "instructions": {name: task.instructions for name, task in settings.tasks.items()},
     }
     worse = grade(read_answers(ROBUSTNESS), judged_tasks(params), params.corpus.normalizer)
     found["conditions"] = by_condition(worse, params, resampling)
-    page.write(found, graded, params)
+    clusters = {name: pd.read_parquet(own / CLUSTERS) for name, own in first_folders.items()}
+    page.write(found, graded, clusters, params)
     print(page.tables(found))
+
+
+def read_measured(params: Params, names: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The graded answers of these variants from all seeds and of the baselines, and the variants' gaps."""
+    folders = list(chain.from_iterable(measured_folders(params, name) for name in names))
+    answers = pd.concat([baselines(), *(read_answers(folder / ANSWERS) for folder in folders)], ignore_index=True)
+    gaps = pd.concat([pd.read_parquet(folder / GAPS) for folder in folders], ignore_index=True)
+    return grade(answers, params.evaluate.tasks, params.corpus.normalizer), gaps
 
 
 def baselines() -> pd.DataFrame:
@@ -99,17 +106,18 @@ def measure_answers(graded: pd.DataFrame, params: Params) -> list[Measured]:
     return [*measure(graded, tasks, metrics), *measure_sensitivity(graded, tasks)]
 
 
-def by_seed(graded: pd.DataFrame, gaps: pd.DataFrame, params: Params) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """{system: {task: {metric: a value a seed}}} of the variants, seeds in the order of experiments.seeds."""
-    variants = params.experiments.variants
+def by_seed(
+    graded: pd.DataFrame, gaps: pd.DataFrame, params: Params, names: Sequence[str]
+) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """{variant: {task: {metric: a value a seed}}} of these variants, seeds in the order of experiments.seeds."""
 
     def each_alone(table: pd.DataFrame) -> pd.DataFrame:
         alone = table["system"] + "-" + table["seed"].astype(str)
-        return table.assign(system=table["system"].where(~table["system"].isin(variants), alone))
+        return table.assign(system=table["system"].where(~table["system"].isin(names), alone))
 
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for one in (*measure_answers(each_alone(graded), params), *measure_gaps(each_alone(gaps))):
-        for name in variants:
+        for name in names:
             totals = [one.counts[f"{name}-{seed}"].sum(0) for seed in params.experiments.seeds]
             found.setdefault(name, {}).setdefault(one.task, {})[one.metric] = [float(one.compute(t)) for t in totals]
     return found

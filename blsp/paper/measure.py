@@ -1,7 +1,8 @@
 """The stage `measure`: all that is asked of one trained variant, kept item by item, to be compared later.
 
 In models/variants/NAME-SEED/measured: answers.parquet (blsp.evaluation.answers), gaps.parquet (the behaviour gap of
-each test utterance by what was asked) and similarity.json (speech and text states, layer by layer).
+each test utterance by what was asked), similarity.json (speech and text states, layer by layer) and clusters.parquet
+(where utterances lie in the last layer).
 """
 
 from collections.abc import Iterator
@@ -14,18 +15,19 @@ import pandas as pd
 from blsp.backbones import device_map
 from blsp.data.batches import evaluation_batches
 from blsp.evaluation.answers import ask, write_answers
+from blsp.evaluation.clusters import cluster_points
 from blsp.evaluation.gap import answered, utterance_gaps
 from blsp.evaluation.perplexity import with_perplexity
 from blsp.evaluation.resampling import Resampling
 from blsp.evaluation.similarity import similarity
-from blsp.evaluation.states import layer_states, sample
+from blsp.evaluation.states import States, layer_states, sample
 from blsp.evaluation.systems import speech_system
 from blsp.evaluation.tasks import Item, items_of, test_items
 from blsp.files import replace_dir, write_bytes, write_json
 from blsp.params import Params
-from blsp.training.places import Places
+from blsp.training.places import Places, places_of
 
-ANSWERS, GAPS, SIMILARITY = "answers.parquet", "gaps.parquet", "similarity.json"
+ANSWERS, GAPS, SIMILARITY, CLUSTERS = "answers.parquet", "gaps.parquet", "similarity.json", "clusters.parquet"
 
 
 def run(params: Params, places: Places) -> None:
@@ -37,6 +39,7 @@ def run(params: Params, places: Places) -> None:
     assert places.variant is not None and places.seed is not None and places.measured is not None
     set_seed(places.seed)
     settings, items = params.evaluate, test_items()
+    resampling = Resampling(settings.bootstrap_samples, settings.confidence, settings.seed)
     processor = BlspProcessor.from_pretrained(places.adapter)
     model = BlspForConditionalGeneration.from_pretrained(places.adapter, device_map=device_map())
     systems = {places.variant: speech_system(settings, model, processor)}
@@ -47,7 +50,9 @@ def run(params: Params, places: Places) -> None:
         gaps = pd.concat(gaps_by_task(model, processor, params, items), ignore_index=True)
         gaps = gaps.assign(system=places.variant, seed=places.seed)
         write_bytes(folder / GAPS, gaps.to_parquet(index=False))
-        write_json(folder / SIMILARITY, layers(model, processor, params))
+        spoken, written = states(model, processor, params)
+        write_json(folder / SIMILARITY, similarity(spoken, written, resampling))
+        write_bytes(folder / CLUSTERS, cluster_points(spoken, written).to_parquet(index=False))
     print(f"{places.measured}: {len(items)} test utterances measured")
 
 
@@ -67,8 +72,8 @@ def gaps_by_task(model: Any, processor: Any, params: Params, items: list[Item]) 
             yield pd.DataFrame(utterance_gaps(model, processor, examples, settings.batch_size)).assign(task=name)
 
 
-def layers(model: Any, processor: Any, params: Params) -> dict[str, Any]:
-    """How alike the states of speech and of text are in each layer, on the continuations of the test split."""
+def states(model: Any, processor: Any, params: Params) -> tuple[States, States]:
+    """The LLM's states on speech and on text, along the continuations of the test split."""
     settings = params.evaluate
     batches = evaluation_batches("test", first_behaviour(params), settings.batch_size)
     examples = sample(list(chain.from_iterable(batches)), settings.seed)
@@ -76,8 +81,7 @@ def layers(model: Any, processor: Any, params: Params) -> dict[str, Any]:
         layer_states(model, processor, examples, side, settings.batch_size, settings.seed)
         for side in ("spoken", "written")
     )
-    resampling = Resampling(settings.bootstrap_samples, settings.confidence, settings.seed)
-    return similarity(spoken, written, resampling)
+    return spoken, written
 
 
 def first_behaviour(params: Params) -> str:
@@ -85,11 +89,7 @@ def first_behaviour(params: Params) -> str:
     return next(iter(params.continuations.behaviours))
 
 
-def measured_folders(params: Params) -> dict[str, list[Path]]:
-    """The folders of each variant of `experiments.variants`, a seed each."""
-    from blsp.training.places import places_of
-
-    return {
-        name: [Path(str(places_of(name, seed).measured)) for seed in params.experiments.seeds]
-        for name in params.experiments.variants
-    }
+def measured_folders(params: Params, name: str) -> list[Path]:
+    """Where this was done for a variant or an ablation: a folder a seed."""
+    group = "variants" if name in params.experiments.variants else "ablations"
+    return [Path(str(places_of(name, seed, group).measured)) for seed in params.experiments.seeds]

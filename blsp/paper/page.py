@@ -9,6 +9,7 @@ import pandas as pd
 from blsp import markdown
 from blsp.evaluation import gap_plots
 from blsp.evaluation import page as answers_page
+from blsp.evaluation.clusters import draw_clusters
 from blsp.evaluation.report import cell, comparison_table, number
 from blsp.evaluation.robustness import Panel, draw_conditions
 from blsp.evaluation.tasks import test_items
@@ -24,12 +25,16 @@ BASELINES = {
 }
 
 
-def write(found: dict[str, Any], graded: pd.DataFrame, params: Params) -> None:
-    """Nothing; reports/paper then holds the page, its figures, the JSON and the page to read and listen to."""
+def write(found: dict[str, Any], graded: pd.DataFrame, clusters: Mapping[str, pd.DataFrame], params: Params) -> None:
+    """Nothing; reports/paper then holds the page, its figures, the JSON and the page to read and listen to.
+
+    `clusters` are the points of each variant (blsp.evaluation.clusters).
+    """
     first = next(iter(params.experiments.variants))
     items = {item.id: item for item in test_items()}
     with replace_dir(FOLDER) as folder:
         gap_plots.draw_similarity(found["similarity"], folder / "similarity.png")
+        draw_clusters(clusters, {id_: item.intent for id_, item in items.items()}, folder / "clusters.png")
         gap_plots.draw_gap_by_task(found["gaps"], folder / "gap_by_task.png")
         gap_plots.draw_gap_by_length(found["gap_by_length"], folder / "gap_by_length.png")
         _draw_systems(found, folder / "systems.png")
@@ -116,6 +121,10 @@ def _page(found: Mapping[str, Any], params: Params) -> str:
         "How alike the LLM's states are, layer by layer (the first seed of each):",
         "",
         "![similarity of states by layer](similarity.png)",
+        "",
+        "Where utterances lie in the last layer, each in the colour of its intent:",
+        "",
+        "![clusters of utterances](clusters.png)",
         "",
         "## Worse audio",
         "",

@@ -61,6 +61,7 @@ class Experiments(Record):
     variants: dict[FieldName, Train]
     ablations: dict[FieldName, Train]
     compared: list[Annotated[list[str], Field(min_length=2, max_length=2)]]
+    axes: dict[FieldName, dict[str, float]]
 
     @model_validator(mode="after")
     def each_has_a_name_of_its_own(self) -> Self:
@@ -78,6 +79,14 @@ class Experiments(Record):
                 raise ValueError(f"compared has {name!r}, which is no system; there are {', '.join(known)}")
         return self
 
+    @model_validator(mode="after")
+    def points_are_trained(self) -> Self:
+        for axis, points in self.axes.items():
+            for name in points:
+                if name not in self.trainings:
+                    raise ValueError(f"axes.{axis} has {name!r}, which is neither a variant nor an ablation")
+        return self
+
     @property
     def trainings(self) -> dict[str, Train]:
         """All of them, by name."""
@@ -93,7 +102,7 @@ def with_changes(experiments: Any, train: Train | None) -> Any:
         return experiments
     groups = {key: value for key in ("variants", "ablations") if isinstance(value := experiments.get(key), dict)}
     if train is None:
-        return {**experiments, **{key: {} for key in groups}, "compared": []}
+        return {**experiments, **{key: {} for key in groups}, "compared": [], "axes": {}}
 
     def whole(changes: Any) -> Any:
         return {**train.model_dump(), **changes} if isinstance(changes, dict) else changes

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from blsp.evaluation import gap_plots
+from blsp.evaluation.clusters import cluster_points, draw_clusters
 from blsp.evaluation.metrics import accuracy
 from blsp.evaluation.resampling import Resampling
 from blsp.evaluation.robustness import Panel, draw_conditions, draw_voices, figures_by
@@ -93,7 +94,8 @@ def test_the_gap_is_drawn(tmp_path, states):
     gaps = {"kl": figure(0.1), "top1_agreement": figure(0.9)}
     bins = [{"from_s": at, "to_s": at + 1, **gaps} for at in (1, 2)]
     gap_plots.draw_similarity({"speech": kinds, "untrained": kinds}, tmp_path / "similarity.png")
-    gap_plots.draw_clusters({"speech": states}, states, ["a", "b", None] * 3, 1, tmp_path / "clusters.png")
+    labels = dict(zip(states.ids, ["a", "b", None] * 3, strict=True))
+    draw_clusters({"speech": cluster_points(states, states)}, labels, tmp_path / "clusters.png")
     gap_plots.draw_gap_by_task({"speech": {"st": gaps, "qa": gaps}, "ce": {"st": gaps}}, tmp_path / "tasks.png")
     gap_plots.draw_gap_by_length({"st": bins, "qa": bins}, tmp_path / "length.png")
     names = {path.name for path in tmp_path.iterdir() if path.read_bytes().startswith(PNG)}
