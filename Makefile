@@ -1,6 +1,6 @@
 # The project's commands, in one place. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean constraints
+.PHONY: help setup demo paper ablations test lint clean constraints
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -25,6 +25,12 @@ setup: .venv/installed  ## install everything into .venv, at the pinned versions
 demo: setup  ## run the whole pipeline on the miniature, promote the model, print the results table
 	$(BIN)/python -m flows.demo
 
+paper: setup  ## train the variants that are compared, from three seeds each; goes on where it was stopped
+	$(BIN)/python -m flows.experiments paper
+
+ablations: setup  ## train the ablations, likewise
+	$(BIN)/python -m flows.experiments ablations
+
 test: setup  ## run all tests
 	$(BIN)/python -m pytest
 
@@ -34,7 +40,7 @@ lint: setup  ## check style and types
 	$(BIN)/mypy
 
 clean:  ## remove what the pipeline made (not the environment, not DVC's cache)
-	rm -rf models data/corpus data/continuations reports/continuations.html reports/data_docs mlruns mlartifacts mlflow.db
+	rm -rf models data/corpus data/continuations reports/answers.html reports/answers.parquet reports/continuations.html reports/data_docs mlruns mlartifacts mlflow.db
 
 constraints: setup  ## pin anew the versions of all dependencies, for every platform
 	echo torch==2.13.0 | $(BIN)/uv pip compile --quiet --universal --all-extras --python-version 3.11 \

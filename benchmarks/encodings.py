@@ -25,8 +25,9 @@ from tqdm import tqdm
 from transformers.modeling_outputs import BaseModelOutput
 
 from blsp.backbones import load_recogniser, pins
-from blsp.data.text import normalizer_of_all, plain_words
-from blsp.evaluation.metrics import Resampling, word_error_rate
+from blsp.data.text import normalizer_of_all
+from blsp.evaluation.metrics import word_error_rate
+from blsp.evaluation.resampling import Resampling, bootstrap
 from blsp.evaluation.tasks import test_items
 from blsp.model.encoder import encode
 from blsp.model.processing import BlspProcessor
@@ -103,11 +104,17 @@ def main() -> None:
             texts[name].append(tokenizer.decode(read(model, frames), skip_special_tokens=True).strip())
     settings = params.evaluate
     normalizer = normalizer_of_all((item.language for item in items), params.corpus.normalizer)
-    resampling = Resampling(
-        settings.bootstrap_samples, settings.confidence, settings.seed, normalizer, lambda t: plain_words(t, normalizer)
-    )
-    references = [item.transcript for item in items]
-    wer = {name: word_error_rate(written, references, resampling) for name, written in texts.items()}
+    resampling = Resampling(settings.bootstrap_samples, settings.confidence, settings.seed)
+    metric = word_error_rate(normalizer)
+    wer = {
+        name: bootstrap(
+            np.array([metric.count(text, item.transcript) for text, item in zip(written, items, strict=True)]),
+            metric.compute,
+            resampling,
+            metric.signature,
+        )
+        for name, written in texts.items()
+    }
     result = {
         "utterances": len(items),
         "window_s": window / rate,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from blsp.errors import BlspError
 from blsp.params import PARAMS_FILE, Params, load_params
+from blsp.training.places import PIPELINE, Places, places_of
 
 STAGES = {
     "backbones": ("blsp.backbones", "resolve the two frozen models (or train the miniature's)"),
@@ -18,6 +19,15 @@ STAGES = {
     "train": ("blsp.training.train", "train the adapter"),
     "evaluate": ("blsp.evaluation.evaluate", "compare text, cascade, speech and untrained on every task"),
 }
+
+# Of experiments/paper/dvc.yaml, beside `train --variant`.
+PAPER = {
+    "measure": ("blsp.paper.measure", "ask a trained variant everything: answers, behaviour gap, states by layer"),
+    "robustness": ("blsp.paper.robustness", "ask cascade and speech again under noise, tempo, telephone, other voices"),
+    "ablations": ("blsp.paper.ablations", "draw what each setting of the ablations does"),
+    "paper": ("blsp.paper.compare", "set the variants and the baselines side by side on one page"),
+}
+VARIANTS = ("train", "track", "measure")  # they are told which
 
 # Those of blsp.estimate.estimate, and this machine: named here so that --help need not import torch.
 GPU_NAMES = ("h200", "h100", "a100-80", "a100-40", "l40s", "rtx4090", "cpu")
@@ -33,7 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
     for name, (_, purpose) in STAGES.items():
         commands.add_parser(name, help=purpose, description=purpose)
+    for name, (_, purpose) in PAPER.items():
+        commands.add_parser(name, help=f"for the paper: {purpose}", description=purpose)
     commands.add_parser("track", help="replay the latest training and evaluation into MLflow")
+    for name in VARIANTS:
+        own, needed = commands.choices[name], name == "measure"
+        what = "one of `experiments` in the params file, in models/variants/NAME-SEED (or models/ablations/)"
+        own.add_argument("--variant", metavar="NAME", required=needed, help=what)
+        own.add_argument("--seed", type=int, metavar="SEED", required=needed, help="what the variant is trained from")
     exporting = commands.add_parser(
         "export",
         help="write encoder, adapter and LLM into one folder, for servers",
@@ -65,7 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="SHARE",
         help="share of a device's peak that training reaches, for the hours (default: %(default)s)",
     )
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(arguments)
+    if options.stage in VARIANTS and (options.variant is None) != (options.seed is None):
+        commands.choices[options.stage].error("--variant and --seed are given together")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         if options.stage == "export":
@@ -78,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.stage == "track":
             from blsp import tracking
 
-            run_id = tracking.sync(params)
+            params, places = _training(params, options.variant, options.seed)
+            run_id = tracking.sync(params, places)
             print(f"MLflow run {run_id}" if run_id else "nothing recorded: BLSP_TRACKING=off")
         elif options.stage == "estimate":
             _estimate(params, options.gpu, options.gpus, options.utilisation)
@@ -87,15 +108,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
             os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
             if options.stage == "train":
-                from blsp.training.launch import train_on_every_device
+                params, places = _training(params, options.variant, options.seed)
+                from blsp.training import launch, train
 
-                if train_on_every_device(["--params", options.params, "train"]):
-                    return 0
-            importlib.import_module(STAGES[options.stage][0]).run(params)
+                if not launch.train_on_every_device(arguments):
+                    train.run(params, places)
+            elif options.stage == "measure":
+                from blsp.paper import measure
+
+                measure.run(*_training(params, options.variant, options.seed))
+            else:
+                importlib.import_module({**STAGES, **PAPER}[options.stage][0]).run(params)
     except BlspError as error:
         print(f"blsp {options.stage}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _training(params: Params, variant: str | None, seed: int | None) -> tuple[Params, Places]:
+    """What is trained and where: the pipeline's own adapter, or a variant."""
+    if variant is None or seed is None:
+        return params, PIPELINE
+    group = "ablations" if variant in params.experiments.ablations else "variants"
+    return params.variant(variant, seed), places_of(variant, seed, group)
 
 
 def _estimate(params: Params, gpu: str, gpus: int, utilisation: float) -> None:

@@ -14,11 +14,16 @@ SCRATCH_VARIABLE = "BLSP_SCRATCH"
 
 def write_text(path: str | Path, text: str) -> None:
     """Nothing; afterwards `path` holds exactly `text`, or what it held before if anything failed."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """As write_text, for bytes."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Run the stages of dvc.yaml that are stale, in order, independent ones together.",
         epilog=(
             "DVC decides what is stale: a stage runs again when its code, its inputs or its values in "
-            "params.yaml have changed, and is Skipped otherwise; `dvc status` says which and why, and "
+            "params.yaml have changed, and is Skipped otherwise; `dvc status dvc.yaml` says which and why, and "
             "`dvc repro` does the same without Prefect. Without a Prefect server a temporary one is started "
             "(10 to 30 s); to see runs, logs and metrics in a browser, run `prefect server start` and set "
             "PREFECT_API_URL=http://127.0.0.1:4200/api. Interrupting is safe: the next run goes on from the "

@@ -7,10 +7,12 @@ import pytest
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from blsp.errors import BlspError
 from blsp.params import ParamsError, load_params
 
 PARAMS_FILE = Path(__file__).parents[1] / "params.yaml"
 COMMITTED = YAML(typ="safe", pure=True).load(PARAMS_FILE.read_text())
+JUDGE = {"server_url": "http://localhost:8000/v1", "model": "judge", "items": 50, "timeout_s": 60.0}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -53,9 +55,9 @@ def test_every_committed_value_is_explained():
     lines = [line for line in PARAMS_FILE.read_text().splitlines() if line.startswith("  ")]
     unexplained = [line for line in lines if "#" not in line and "gates" not in line]
     # Instructions and gates take the line to themselves, below an explained key.
-    behaviours = COMMITTED["continuations"]["behaviours"]
-    allowed = {*behaviours, *COMMITTED["evaluate"]["tasks"], *behaviours["repetition"]}
-    allowed |= {f"- {line}" for behaviour in behaviours.values() for line in behaviour["instructions"]}
+    behaviours, tasks = COMMITTED["continuations"]["behaviours"], COMMITTED["evaluate"]["tasks"]
+    allowed = {*behaviours, *tasks, *behaviours["repetition"], *tasks["qa"]}
+    allowed |= {f"- {line}" for asked in (*behaviours.values(), *tasks.values()) for line in asked["instructions"]}
     allowed |= {*COMMITTED["train"]["shares"], *COMMITTED["promote"]["gates"]}
     assert [line for line in unexplained if line.partition(":")[0].strip() not in allowed] == []
 
@@ -69,9 +71,11 @@ def test_every_committed_value_is_explained():
         ("miniature/llm/layer", "miniature.llm.layers"),
         ("miniature/speech/word_wieght", "miniature.speech.word_weight"),
         ("promote/gates/speech.st.bleu/max_dorp", "promote.gates.speech.st.bleu.max_drop"),
-        ("evaluate/tasks/slo", "evaluate.tasks.slu"),
+        ("evaluate/tasks/slu/metrics", "evaluate.tasks.slu.metric"),
         ("corpus/xyz", "corpus."),
         ("corpus/sources/0/pth", "corpus.sources.0.path"),
+        ("experiments/variants/ce/objektive", "experiments.variants.ce.objective"),
+        ("experiments/ablation", "experiments.ablations"),
     ],
 )
 def test_an_unknown_key_is_refused_with_its_path_and_the_nearest(tmp_path, key, nearest):
@@ -91,6 +95,17 @@ def test_an_unknown_key_is_refused_with_its_path_and_the_nearest(tmp_path, key, 
         ("train", None, "train: must be a section of `key: value` lines; found null"),
         ("train/shares", [1], "train.shares: must be a section of `key: value` lines; found [1]"),
         ("train/objective", "mse", "train.objective: must be 'kd' or 'ce'; found 'mse'"),
+        (
+            "experiments/ablations/temperature_4/temperature",
+            "4",
+            "experiments.ablations.temperature_4.temperature: must be a number; found '4'",
+        ),
+        (
+            "experiments/variants/kd",
+            "kd",
+            "experiments.variants.kd: must be a section of `key: value` lines; found 'kd'",
+        ),
+        ("experiments", None, "experiments: must be a section of `key: value` lines; found null"),
     ],
 )
 def test_a_wrong_type_is_refused(tmp_path, key, value, expected):
@@ -102,10 +117,11 @@ def test_a_wrong_type_is_refused(tmp_path, key, value, expected):
     [
         ("train/steps", 0, "train.steps: must be greater than 0; found 0"),
         ("train/lr", -1.0, "train.lr: must be greater than 0; found -1.0"),
+        ("train/corpus_share", 0.0, "train.corpus_share: must be greater than 0; found 0.0"),
         ("train/warmup_steps", -1, "train.warmup_steps: must be at least 0; found -1"),
         ("validate/max_drop_share", 20, "validate.max_drop_share: must be at most 1; found 20"),
         ("evaluate/confidence", 1.0, "evaluate.confidence: must be less than 1; found 1.0"),
-        ("evaluate/tasks/qa", "", "evaluate.tasks.qa: must be text that is not empty; found ''"),
+        ("evaluate/tasks/qa/drop", "", "evaluate.tasks.qa.drop: must be text that is not empty; found ''"),
         ("promote/gates", {}, "promote.gates: must be a section with at least one key; found {}"),
         (
             "continuations/behaviours/Go-on",
@@ -123,6 +139,18 @@ def test_a_wrong_type_is_refused(tmp_path, key, value, expected):
 )
 def test_a_value_out_of_range_is_refused(tmp_path, key, value, expected):
     assert complaint(tmp_path, (key, value)) == expected
+
+
+def test_a_judge_is_whole_or_null(tmp_path):
+    assert load(tmp_path).evaluate.judge is None
+    assert load(tmp_path, ("evaluate/judge", JUDGE)).evaluate.judge.items == 50
+    for change, expected in (
+        ({"items": 0}, "evaluate.judge.items: must be greater than 0; found 0"),
+        ({"model": ""}, "evaluate.judge.model: must be text that is not empty; found ''"),
+        ({"item": 5}, "evaluate.judge.item: unknown key; the nearest valid key is evaluate.judge.items"),
+        ({"server_url": "http://sk-key@host/v1"}, "evaluate.judge.server_url: must be an address that ends in /v1"),
+    ):
+        assert complaint(tmp_path, ("evaluate/judge", JUDGE | change)).startswith(expected)
 
 
 SERVER = [
@@ -258,10 +286,49 @@ def test_a_missing_key_is_refused(tmp_path, key):
             [("backbones/source", "local"), ("backbones/speech_name", "models/whisper")],
             "backbones: where source is local, llm_name must be a folder; found null",
         ),
+        (
+            [("evaluate/conditions/slow", {"kind": "tempo"})],
+            "evaluate.conditions.slow: where kind is tempo, tempo must be given; found null",
+        ),
+        (
+            [("evaluate/conditions/slow", {"kind": "telephone", "snr_db": 5})],
+            "evaluate.conditions.slow: where kind is telephone, snr_db must be left out; found 5.0",
+        ),
+        (
+            [("evaluate/conditions/clean", {"kind": "telephone"})],
+            "evaluate: conditions.clean is the audio as it is, which is always measured; take another name",
+        ),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(tmp_path, changes, expected):
     assert complaint(tmp_path, *changes) == expected
+
+
+def test_a_variant_is_train_with_its_changes(tmp_path):
+    params = load(tmp_path, ("train/steps", 900), ("train/shares", {"repetition": 1.0}))
+    assert params.experiments.variants["kd_repetition"] == params.train
+    ce = params.variant("ce", seed=2)
+    changes = {"objective": "ce", "shares": {"continuation": 1.0}, "seed": 2}
+    assert ce.train == params.train.model_copy(update=changes)
+    assert ce.model_copy(update={"train": params.train}) == params
+    assert type(ce).model_validate_json(ce.model_dump_json(by_alias=True)) == ce, "as it is told to MLflow's process"
+
+
+def test_what_no_variant_can_be_trained_with_is_refused(tmp_path):
+    expected = "experiments.variants.kd: shares sum to 0.9; they must sum to 1"
+    assert complaint(tmp_path, ("experiments/variants/kd/shares", {"continuation": 0.9})) == expected
+    assert complaint(tmp_path, ("experiments/ablations/kd", {})).startswith("experiments: kd is a variant and an")
+    assert complaint(tmp_path, ("experiments/seeds", [1, 1])).startswith("experiments: seeds [1, 1] has one twice")
+    assert complaint(tmp_path, ("train/lr", "fast")).count("\n") == 0, "a fault of train is told once"
+
+
+def test_a_variant_that_is_not_there_or_learns_what_is_not_written_is_refused(tmp_path):
+    with pytest.raises(BlspError, match=r"no variant and no ablation kdd; it has kd_repetition, kd, .*, corpus_1_8$"):
+        load_params(PARAMS_FILE).variant("kdd", 1)
+    params = load(tmp_path, ("continuations/behaviours/repetition/share", 0.5))
+    assert params.variant("kd", 1)
+    with pytest.raises(BlspError, match=r"asr_pretrained.shares.repetition is 1, but it is written for 0.5"):
+        params.variant("asr_pretrained", 1)
 
 
 def test_frames_are_stacked_in_any_number(tmp_path):

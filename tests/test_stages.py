@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from blsp.cli import main
 from blsp.files import sha256_of
 from tests.trained import PARAMS
 
@@ -67,6 +69,7 @@ def change(folder, small=False, **train):
         params["evaluate"] |= {"max_new_tokens": 8, "bootstrap_samples": 20}
         params["train"] |= {"steps": 6, "batch_size": 8, "validate_every": 3, "warmup_steps": 1}
     params["train"] |= train
+    yaml.default_flow_style = False  # DVC cannot read a question in a list between brackets
     with (folder / "params.yaml").open("w") as stream:
         yaml.dump(params, stream)
 
@@ -106,6 +109,58 @@ def test_a_change_under_train_reruns_train_and_evaluate_alone(workspace):
     change(workspace, lr=0.001)
     ran = dvc("repro").stdout
     assert [stage for stage in STAGES if f"Running stage '{stage}'" in ran] == ["train", "evaluate"]
+
+
+def test_the_papers_page_has_every_system_seed_difference_and_picture(workspace, monkeypatch):
+    monkeypatch.setenv("BLSP_TRACKING", "off")
+    yaml = YAML(typ="safe", pure=True)
+    params = yaml.load(workspace / "params.yaml")
+    variants = {"kd_repetition": {}, "ce": {"objective": "ce"}}
+    compared = [["kd_repetition", "ce"], ["kd_repetition", "cascade"]]
+    params["experiments"] = {"seeds": [1, 2], "variants": variants, "compared": compared}
+    params["experiments"] |= {"ablations": {"half": {"corpus_share": 0.5}}}
+    params["experiments"] |= {"axes": {"corpus_share": {"half": 0.5, "kd_repetition": 1.0}}}
+    params["evaluate"]["conditions"] = {"noise": {"kind": "white_noise", "snr_db": 0.0}, "phone": {"kind": "telephone"}}
+    with Path("paper.yaml").open("w") as stream:
+        yaml.dump(params, stream)
+
+    def blsp(*arguments):
+        assert main(["--params", "paper.yaml", *arguments]) == 0
+
+    for name in (*variants, "half"):
+        for seed in ("1", "2"):
+            blsp("train", "--variant", name, "--seed", seed)
+            blsp("measure", "--variant", name, "--seed", seed)
+    blsp("robustness")
+    blsp("paper")
+    found = json.loads(Path("reports/paper/paper.json").read_text())
+    assert list(found["seeds"]) == sorted(variants)
+    assert set(found["systems"]) == {"text", "cascade", "untrained", *variants}
+    for name in variants:
+        seeds, figure = found["seeds"][name]["asr"]["wer"], found["systems"][name]["asr"]["wer"]
+        assert len(seeds) == 2 and figure["value"] == pytest.approx(sum(seeds) / 2) and figure["n"] == 20
+        assert found["seeds"][name]["continuation"]["kl"] != found["seeds"][name]["asr"]["kl"]
+    tested = {(one["system"], one["than"], one["task"], one["metric"]): one["p"] for one in found["comparisons"]}
+    assert 0 < tested["kd_repetition", "ce", "asr", "kl"] <= 1
+    assert ("kd_repetition", "cascade", "slu", "accuracy") in tested
+    assert ("kd_repetition", "cascade", "asr", "kl") not in tested  # a cascade hears nothing
+    conditions = {one["task"]: list(one["figures"]["speech"]) for one in found["conditions"]}
+    assert conditions == {key: ["clean", "noise", "phone"] for key in ("asr", "st", "slu", "qa")}
+    page = Path("reports/paper/paper.md").read_text()
+    for name in re.findall(r"\]\((.+?)\)", page):
+        assert (Path("reports/paper") / name).stat().st_size > 1000
+    assert page.count(".png)") == 6 and "`objective: ce`" in page
+    blsp("ablations")
+    curves = json.loads(Path("reports/ablations/ablations.json").read_text())
+    assert {name: len(own["asr"]["wer"]) for name, own in curves["seeds"].items()} == {"half": 2, "kd_repetition": 2}
+    own, same = curves["systems"]["kd_repetition"], found["systems"]["kd_repetition"]
+    assert {task: own[task] for task in ("asr", "st", "slu", "qa")} == {
+        task: same[task] for task in ("asr", "st", "slu", "qa")
+    }
+    assert own["continuation"]["kl"] == found["gaps"]["kd_repetition"]["continuation"]["kl"]
+    table = Path("reports/ablations/ablations.md").read_text().partition("## corpus_share")[2]
+    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")][2:] == ["0.5", "1"]
+    assert Path("reports/ablations/corpus_share.png").stat().st_size > 1000
 
 
 def test_training_killed_leaves_no_adapter_and_the_next_run_is_right(workspace):

@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from blsp import tracking
 from blsp.errors import BlspError
 from blsp.files import sha256_of
 from blsp.tracking import live, local
-from blsp.tracking.store import ADAPTER_TAG, KEY_TAG, MODEL_TAG, Store, session
+from blsp.tracking.store import ADAPTER_TAG, KEY_TAG, MODEL_TAG, VARIANT_TAG, VARIANTS, Store, session
+from blsp.training.places import PIPELINE, places_of
 from tests.trained import Trained
 
 
@@ -41,7 +43,8 @@ def expected(rows: list[dict[str, Any]]) -> dict[str, dict[int, float]]:
 def mirror(trained: Trained, rows: list[dict[str, Any]], *, finished: bool) -> int:
     """The child's exit status when a training says these rows and then ends well, or dies."""
     receiver, sender = os.pipe()
-    messages = [{"live": True, "params": trained.params.model_dump_json(by_alias=True)}, *rows]
+    opening = {"live": True, "params": trained.params.model_dump_json(by_alias=True), "places": vars(PIPELINE)}
+    messages: list[dict[str, Any]] = [opening, *rows]
     messages += [{"finished": True}] * finished
     os.write(sender, "".join(json.dumps(message) + "\n" for message in messages).encode())
     os.close(sender)
@@ -61,7 +64,7 @@ def test_sync_records_the_whole_run(trained: Trained, store: Store) -> None:
     run = store.client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["train.lr"] == "0.002"
-    assert run.data.params["evaluate.tasks.asr"] == "Repeat the following text."
+    assert run.data.params["evaluate.tasks.asr.metric"] == "wer"
     assert {name.partition(".")[0] for name in run.data.params} == set(local.PARAM_SECTIONS)
     assert recorded(store, run_id) == expected(trained.rows(25))
     assert run.data.metrics["train.dev.kl"] == 0.25
@@ -200,6 +203,37 @@ def test_names_are_such_as_mlflow_takes() -> None:
     for name in ("memory/peak(GiB)", "kl@T=2", "/a//b/", "speech.asr.wer", "größe"):
         _validate_metric_name(local.metric_name(name))
     assert local.metric_name("memory/peak(GiB)") == "memory/peak_GiB_"
+
+
+def test_a_variant_is_a_run_of_its_own_among_variants(trained: Trained, store: Store) -> None:
+    main_run = tracking.sync(trained.params)
+    params = trained.params.variant("kd_repetition", seed=1)
+    assert params.train == trained.params.train
+    places = places_of("kd_repetition", 1)
+    with pytest.raises(BlspError, match=r"run `blsp train --variant kd_repetition --seed 1`"):
+        tracking.sync(params, places)
+    Path(places.report).parent.mkdir(parents=True)
+    shutil.copytree("models/adapter", places.adapter)  # the same bits
+    shutil.copy("reports/train.json", places.report)
+    shutil.copy("reports/train_log.jsonl", places.log)
+    run_id = tracking.sync(params, places)
+    assert run_id is not None and run_id != main_run
+    assert tracking.sync(params, places) == run_id
+    assert tracking.sync(trained.params) == main_run
+    with session(VARIANTS) as variants:
+        found = variants.runs_with(VARIANT_TAG, "kd_repetition")
+        (run,) = [run for run in found if run.data.tags[ADAPTER_TAG] == sha256_of("models/adapter")]
+        assert run.info.run_id == run_id and run.info.run_name == "kd_repetition-1"
+        assert run.data.params["variant"] == "kd_repetition" and run.data.params["train.seed"] == "1"
+        assert recorded(variants, run_id) == expected(trained.rows(25))
+        assert MODEL_TAG not in run.data.tags and "speech.asr.wer" not in run.data.metrics
+        assert {item.path for item in store.client.list_artifacts(run_id)} == {
+            "train.json",
+            "train_log.jsonl",
+        }
+        twin = trained.params.variant("kd", seed=1).model_copy(update={"train": params.train})
+        shutil.copytree(Path(places.report).parent, Path(places_of("kd", 1).report).parent)
+        assert tracking.sync(twin, places_of("kd", 1)) != run_id
 
 
 def test_turned_off_nothing_happens(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from blsp import tracking
 from blsp.errors import BlspError
 from blsp.tracking import local
 from blsp.tracking.store import KEY_TAG, Store, session
+from blsp.training.places import PIPELINE
 from tests.trained import Trained
 
 
@@ -120,7 +121,7 @@ def test_training_goes_on_without_the_server_and_all_is_replayed_later(
         assert run_id == begun.info.run_id  # the run that was begun, not another one
         run = store.client.get_run(str(run_id))
         assert run.info.status == "FINISHED"
-        for key, points in local.read_curve().items():
+        for key, points in local.read_curve(Path(PIPELINE.log)).items():
             history = store.client.get_metric_history(str(run_id), key)
             assert sorted((point.step, point.value) for point in history) == sorted(points.items())
         assert {item.path for item in store.client.list_artifacts(str(run_id))} >= {

@@ -15,11 +15,11 @@ from typing import Any
 
 from blsp.backbones import load_llm, load_tokenizer
 from blsp.continuation import engine, openai_server, teacher
-from blsp.continuation.openai_server import Server
 from blsp.data.shards import read_jsonl_gz, write_jsonl_gz
 from blsp.errors import BlspError
 from blsp.model import continuous, decoding
 from blsp.model.decoding import Answer
+from blsp.servers import Server
 from blsp.staging import NotWhole, Staging
 
 

@@ -11,30 +11,19 @@ give ids beside log-probabilities, so these are left to the engine in process.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx
 
-from blsp.continuation.http import new_client, post
 from blsp.errors import BlspError
 from blsp.model.chat import build_prompt, end_of_turn
 from blsp.model.decoding import Answer
+from blsp.servers import Server, ask_each, new_client, post
 
 HALF_A_CHARACTER = "\ufffd"
+SETTINGS = ("execution.server_url", "continuations.server_model", "execution.timeout_s")
 PROBE = "Repeat the following text."
-
-
-@dataclass(frozen=True)
-class Server:
-    """Where the LLM is served, and how it is asked: `url` ends in /v1, `model` is the LLM's name there."""
-
-    url: str
-    model: str
-    prompts_at_once: int
-    timeout_s: float
 
 
 def check_server(server: Server, tokenizer: Any) -> None:
@@ -44,7 +33,7 @@ def check_server(server: Server, tokenizer: Any) -> None:
     """
 
     async def probe() -> None:
-        async with new_client(server.url, 1) as client:
+        async with new_client(server) as client:
             await _ask(client, server, tokenizer, build_prompt(tokenizer, PROBE, " a"), max_tokens=1, is_first=True)
 
     asyncio.run(probe())
@@ -57,39 +46,11 @@ def ask_server(
 
     Raises BlspError where the server refuses one, or does not answer it after several attempts.
     """
-    with asyncio.Runner() as runner:
-        answers = _answers(server, tokenizer, prompts, max_new_tokens)
 
-        async def coming() -> tuple[int, Answer] | None:
-            return await anext(answers, None)
+    async def ask(client: httpx.AsyncClient, prompt: str) -> Answer:
+        return await _ask(client, server, tokenizer, prompt, max_new_tokens)
 
-        while (answer := runner.run(coming())) is not None:
-            yield answer
-
-
-async def _answers(
-    server: Server, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int
-) -> AsyncIterator[tuple[int, Answer]]:
-    waiting = iter(enumerate(prompts))
-    asked: set[asyncio.Task[tuple[int, Answer]]] = set()
-    async with new_client(server.url, server.prompts_at_once) as client:
-
-        async def ask(row: int, prompt: str) -> tuple[int, Answer]:
-            return row, await _ask(client, server, tokenizer, prompt, max_new_tokens)
-
-        try:
-            while True:
-                free = server.prompts_at_once - len(asked)
-                asked |= {asyncio.create_task(ask(row, prompt)) for row, prompt in islice(waiting, free)}
-                if not asked:
-                    return
-                done, asked = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    yield task.result()
-        finally:
-            for task in asked:
-                task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+    yield from ask_each(server, prompts, ask)
 
 
 async def _ask(
@@ -102,13 +63,12 @@ async def _ask(
 ) -> Answer:
     token_ids = tokenizer(prompt, add_special_tokens=False).input_ids
     body = {
-        "model": server.model,
         "prompt": _as_sent(tokenizer, prompt, token_ids),
         "max_tokens": max_tokens,
         "temperature": 0,
         "frequency_penalty": 0,  # `transformers serve` takes a checkpoint's own repetition penalty otherwise
     }
-    answer = await post(client, "completions", body, server.timeout_s, is_first)
+    answer = await post(client, "completions", body, server, is_first)
     read = answer.get("usage", {}).get("prompt_tokens", len(token_ids))
     if read != len(token_ids):
         raise BlspError(

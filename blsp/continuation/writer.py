@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from blsp.backbones import load_tokenizer, pins
 from blsp.continuation.answers import Asker, answer_prompts, read_answers
-from blsp.continuation.openai_server import Server, check_server
+from blsp.continuation.openai_server import SETTINGS, check_server
 from blsp.continuation.page import write_page
 from blsp.continuation.sheets import Sheet, fill_sheet, make_sheet
 from blsp.data.drops import DROPPED, write_drops
@@ -20,6 +20,7 @@ from blsp.errors import BlspError
 from blsp.executor import run_each
 from blsp.files import replace_dir, write_json
 from blsp.params import Continuations, Params
+from blsp.servers import Server
 from blsp.staging import Staging, staging_of
 
 REPORT = "reports/continuations.json"
@@ -78,7 +79,7 @@ def _asker(params: Params) -> Asker:
     server = None
     if settings.engine == "openai":
         at_once, timeout_s = execution.prompts_at_once, execution.timeout_s
-        server = Server(str(execution.server_url), str(settings.server_model), at_once, timeout_s)
+        server = Server(str(execution.server_url), str(settings.server_model), at_once, timeout_s, SETTINGS)
     kept = settings.top_logprobs, params.train.temperature
     return Asker(pin, settings.max_new_tokens, *kept, execution.prompts_at_once, server)
 

@@ -13,6 +13,7 @@ from blsp.errors import BlspError
 from blsp.files import read_json
 
 ALL_SOURCES = "all sources"
+COUNTED = {"rows", "rows_not_asked", "dropped"}  # of a behaviour, in reports/continuations.json
 
 
 def read_report(path: str | Path, stage: str) -> dict[str, Any]:
@@ -70,9 +71,10 @@ def answers(
     rows = []
     for name in behaviours:
         counts = report["behaviours"].get(name)
-        if counts is None:
+        if counts is None or not counts.keys() >= COUNTED:
+            found = "knows no" if counts is None else f"has no {', '.join(sorted(COUNTED - counts.keys()))} of the"
             raise BlspError(
-                f"reports/continuations.json knows no behaviour {name!r} of continuations.behaviours; run "
+                f"reports/continuations.json {found} behaviour {name!r} of continuations.behaviours; run "
                 "`blsp continuations` again"
             )
         rows_dropped = sum(counts["dropped"].values())

@@ -6,9 +6,10 @@ shard. A row takes some hundred bytes, so a million rows fit beside the models.
 
 import hashlib
 import io
+import math
 import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,15 @@ class SplitIndex:
 
     def __len__(self) -> int:
         return self.table.num_rows
+
+    def part(self, share: float) -> "SplitIndex":
+        """This share of the utterances, rounded up, chosen by their ids alone: a smaller part lies in a larger one."""
+        if share == 1:
+            return self
+        keys = [hashlib.sha256(id_.encode()).digest() for id_ in self.table["id"].to_pylist()]
+        chosen = np.zeros(len(self), dtype=bool)
+        chosen[sorted(range(len(self)), key=keys.__getitem__)[: math.ceil(share * len(self))]] = True
+        return replace(self, table=self.table.filter(pa.array(chosen)))
 
     @property
     def num_samples(self) -> np.ndarray:

@@ -176,8 +176,9 @@ def table(found: Estimate, settings: "Train", device: Device, corpus_utterances:
         lines += [_row("largest train.micro_batch_tokens", "none", hint)]
     lines += [_row("steps", f"{settings.steps:,}", f"of {settings.batch_size:,} utterances")]
     if corpus_utterances:
-        epochs = settings.steps * settings.batch_size / corpus_utterances
-        lines += [_row("epochs", f"{epochs:,.2f}", f"of {corpus_utterances:,} utterances")]
+        learned_from = math.ceil(settings.corpus_share * corpus_utterances)
+        epochs = settings.steps * settings.batch_size / learned_from
+        lines += [_row("epochs", f"{epochs:,.2f}", f"of {learned_from:,} utterances")]
     lines += [_row("work of a step", f"{found.flops_per_step / 1e12:,.2f}", "TFLOP")]
     lines += [_row("training", f"{found.hours:,.2f}", "hours")]
     return "\n".join(lines)

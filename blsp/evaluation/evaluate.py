@@ -1,26 +1,33 @@
 """The `evaluate` stage: every system on every task, on the same held-out items, and the behaviour gap."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from tqdm import tqdm
+import pandas as pd
 
 from blsp import tracking
 from blsp.backbones import device_map, pins
-from blsp.data.batches import evaluation_batches
-from blsp.data.text import normalizer_of_all, plain_words
-from blsp.evaluation import report
-from blsp.evaluation.metrics import Figure, Resampling, ratio
+from blsp.evaluation import page, report
+from blsp.evaluation.answers import ask, write_answers
+from blsp.evaluation.gap import continued, gap_figures, utterance_gaps
+from blsp.evaluation.judge import ASPECTS, judge
+from blsp.evaluation.perplexity import with_perplexity
+from blsp.evaluation.resampling import Figure, Resampling, ratio
+from blsp.evaluation.scores import Measured, grade, measure, metrics_of
+from blsp.evaluation.sensitivity import measure_sensitivity
 from blsp.evaluation.systems import System, cascade_system, speech_system, text_system
-from blsp.evaluation.tasks import TASKS, Item, Task, test_items, with_reference
+from blsp.evaluation.tasks import Item, heard_in_training, test_items
 from blsp.files import sha256_of
 from blsp.params import Params
 from blsp.training.train import ADAPTER_DIR, new_config
 
+ANSWERS = "reports/answers.parquet"
+COMPARED = (("speech", "cascade"), ("speech", "text"), ("speech", "untrained"))
 EXAMPLES_PER_TASK = 5
 
 
 def run(params: Params) -> None:
-    """Nothing; afterwards reports/ holds evaluation.json, evaluation.md and figures/."""
+    """Nothing; afterwards reports/ holds evaluation.json, evaluation.md, figures/ and every answer, answers.parquet."""
     with tracking.mirror_after(params):  # MLflow is imported beside the evaluation, not after it
         evaluation = _evaluate(params)
         report.write(evaluation)
@@ -35,85 +42,112 @@ def _evaluate(params: Params) -> dict[str, Any]:
     settings = params.evaluate
     set_seed(params.train.seed)
     items = test_items()
+    known = {item.id: item for item in items}
     processor = BlspProcessor.from_pretrained(ADAPTER_DIR)
     model = BlspForConditionalGeneration.from_pretrained(ADAPTER_DIR, device_map=device_map())
     config = new_config(params, processor.audio_token_id)
     fresh = BlspForConditionalGeneration.from_backbones(config, device_map=device_map())
     systems: dict[str, System] = {
         "text": text_system(settings),
-        "cascade": cascade_system(settings, items),
+        "cascade": cascade_system(settings),
         "speech": speech_system(settings, model, processor),
         "untrained": speech_system(settings, fresh, processor),
     }
-    normalizer = normalizer_of_all((item.language for item in items), params.corpus.normalizer)
-    resampling = Resampling(
-        settings.bootstrap_samples,
-        settings.confidence,
-        settings.seed,
-        normalizer,
-        lambda text: plain_words(text, normalizer),
+    resampling = Resampling(settings.bootstrap_samples, settings.confidence, settings.seed)
+    answers = ask(systems, settings.tasks, items, params.train.seed)
+    answers = with_perplexity(answers, settings.tasks, model.language_model, processor.tokenizer, settings)
+    graded = grade(answers, settings.tasks, params.corpus.normalizer)
+    metrics = metrics_of(answers, settings.tasks, params.corpus.normalizer)
+    write_answers(graded, ANSWERS)
+    page.write_page(
+        graded,
+        page.Systems(ours="speech", against="cascade"),
+        lambda id_, condition: known[id_].as_heard,
+        about="The systems of reports/evaluation.md.",
     )
-    figures, examples = compare(systems, params, items, resampling)
+    measured = measure(graded, settings.tasks, metrics) + measure_sensitivity(answers, settings.tasks)
     return {
-        "systems": figures,
-        "alignment": alignment(model, processor, params, resampling),
+        "systems": figures(measured, resampling),
+        "comparisons": comparisons(measured, COMPARED, resampling),
+        "judge": judged(answers, params, resampling) if settings.judge else None,
+        "alignment": alignment(model, processor, items, params, resampling),
         "test": {
             "utterances": len(items),
-            "audio_s": sum(len(item.samples) for item in items) / params.corpus.sampling_rate_hz,
+            "audio_s": sum(len(item.samples) / item.sampling_rate_hz for item in items),
         },
-        "instructions": dict(settings.tasks),
-        "examples": examples,
+        "tasks": tasks_of(measured),
+        "instructions": {name: task.instructions for name, task in settings.tasks.items()},
+        "examples": examples(graded),
         "adapter_sha256": sha256_of(ADAPTER_DIR),
         "backbones": pins(),
     }
 
 
-def compare(
-    systems: dict[str, System], params: Params, items: list[Item], resampling: Resampling
-) -> tuple[dict[str, dict[str, dict[str, Figure]]], list[dict[str, Any]]]:
-    """{system: {task: {metric: figure}}}, and a few items of each task with every system's answer.
-
-    A task for which no item has a reference is left out and said so.
-    """
-    figures: dict[str, dict[str, dict[str, Figure]]] = {name: {} for name in systems}
-    examples: list[dict[str, Any]] = []
-    with tqdm(total=len(params.evaluate.tasks) * len(systems), desc="evaluate", unit="run") as progress:
-        for name, instruction in params.evaluate.tasks.items():
-            task: Task = TASKS[name]
-            judged, references = with_reference(task, items)
-            if not judged:
-                print(f"evaluate: no test item has a reference for {name}; the task is left out")
-                continue
-            answers = {}
-            for system, answer in systems.items():
-                answers[system] = answer(instruction, judged)
-                figures[system][name] = {task.metric: task.score(answers[system], references, resampling)}
-                progress.update()
-            for row in range(0, len(judged), max(len(judged) // EXAMPLES_PER_TASK, 1)):
-                given = {system: answers[system][row] for system in systems}
-                examples.append({"task": name, "id": judged[row].id, "reference": references[row], **given})
-    return figures, examples
+def figures(measured: Sequence[Measured], resampling: Resampling) -> dict[str, dict[str, dict[str, Figure]]]:
+    """{system: {task: {metric: figure}}}."""
+    found: dict[str, dict[str, dict[str, Figure]]] = {}
+    for one in measured:
+        for system in one.counts:
+            found.setdefault(system, {}).setdefault(one.task, {})[one.metric] = one.figure(system, resampling)
+    return found
 
 
-def alignment(model: Any, processor: Any, params: Params, resampling: Resampling) -> dict[str, Figure]:
-    """The behaviour gap on the test split's continuations: KL in nats a token, and top-1 agreement.
+def tasks_of(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """What is measured, in its order: of each task the name, the metric and whether more of it is better."""
+    return [{"name": one.task, "metric": one.metric, "higher_is_better": one.higher_is_better} for one in measured]
 
-    Both compare the LLM's next-token distribution given the speech with the one given the transcript, along
-    the continuation that the LLM wrote from the transcript.
-    """
-    from blsp.training.examples import Collator
-    from blsp.training.objective import AlignmentObjective
 
-    behaviour = next(iter(params.train.shares))
-    collator, objective = Collator(processor), AlignmentObjective(model)
-    kl: list[float] = []
-    agreement: list[float] = []
-    tokens: list[float] = []
-    for examples in evaluation_batches("test", behaviour, params.evaluate.batch_size):
-        gap = objective.divergence(collator(examples).to(model.device))
-        kl, agreement = kl + gap.kl.tolist(), agreement + gap.agreement.tolist()
-        tokens += gap.tokens.tolist()
+def comparisons(
+    measured: Sequence[Measured], pairs: Sequence[Sequence[str]], resampling: Resampling
+) -> list[dict[str, Any]]:
+    """A row each pair of systems and metric that both have: how much more the first has, its interval and p."""
+    return [
+        {"system": ours, "than": theirs, "task": one.task, "metric": one.metric}
+        | one.difference(ours, theirs, resampling)
+        for ours, theirs in pairs
+        for one in measured
+        if ours in one.counts and theirs in one.counts
+    ]
+
+
+def judged(answers: pd.DataFrame, params: Params, resampling: Resampling) -> dict[str, Any]:
+    """{"figures": {system: {aspect: mean grade}}, "questions", "unreadable"}: what the judge says of the answers."""
+    assert params.evaluate.judge is not None
+    found = judge(answers, params.evaluate.judge, params.execution.prompts_at_once, params.evaluate.seed)
+    scores = found.scores
     return {
-        "kl": ratio(kl, tokens, resampling, f"KL(text || speech), nats a token|{behaviour}|temperature:1"),
-        "top1_agreement": ratio(agreement, tokens, resampling, f"same most likely token|{behaviour}"),
+        "figures": {
+            system: {
+                aspect: ratio(own[aspect].tolist(), [1.0] * len(own), resampling, f"{aspect}|{found.signature}")
+                for aspect in ASPECTS
+            }
+            for system, own in scores.groupby("system", sort=False)
+        },
+        "questions": found.questions,
+        "unreadable": found.unreadable,
     }
+
+
+def examples(graded: pd.DataFrame) -> list[dict[str, Any]]:
+    """A few items of each task under its first instruction, from the shortest to the longest, with every answer."""
+    found = []
+    for task, rows in graded.groupby("task", sort=False):
+        first = rows[rows["instruction"] == rows["instruction"].iloc[0]]
+        answers = first.pivot(index="id", columns="system", values="answer")
+        judged = first.drop_duplicates("id")
+        for row in judged.iloc[:: max(len(judged) // EXAMPLES_PER_TASK, 1)].itertuples():
+            found.append({"task": task, "id": row.id, "reference": row.reference, **answers.loc[row.id].to_dict()})
+    return found
+
+
+def alignment(
+    model: Any, processor: Any, items: list[Item], params: Params, resampling: Resampling
+) -> dict[str, Figure]:
+    """The behaviour gap on the test split's continuations, in the languages that training heard.
+
+    KL in nats a token and top-1 agreement of the LLM's next-token distributions given the speech and given the
+    transcript, along the continuation that the LLM wrote from the transcript.
+    """
+    behaviour, batch_size = next(iter(params.train.shares)), params.evaluate.batch_size
+    examples = continued(behaviour, heard_in_training(items), batch_size)
+    return gap_figures(utterance_gaps(model, processor, examples, batch_size), resampling, behaviour)

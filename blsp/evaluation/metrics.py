@@ -1,109 +1,99 @@
-"""Scores with bootstrap intervals: every figure is its value, its interval, its sample size and its signature."""
+"""Scores: what each metric counts in one answer, and its value from counts summed over answers."""
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypedDict
+from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from blsp.data.text import Normalizer, normalizer_version, plain_words
+from blsp.evaluation.resampling import Compute
 
-class Figure(TypedDict):
-    """One number of the report: the interval (low, high) is the percentile bootstrap over items."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    signature: str
+if TYPE_CHECKING:
+    from sacrebleu.metrics.base import Metric as Sacrebleu
 
 
 @dataclass(frozen=True)
-class Resampling:
-    """How intervals are made, and how transcripts are written before they are compared."""
+class Metric:
+    """A score of answers against references.
 
-    samples: int
-    confidence: float
-    seed: int
-    normalizer: str
-    normalize: Callable[[str], str]
-
-
-def bootstrap(
-    statistics: np.ndarray, compute: Callable[[np.ndarray], float], resampling: Resampling, signature: str
-) -> Figure:
-    """The figure whose value is `compute` of the summed statistics (n items, k counts).
-
-    Items are drawn with replacement; all systems share the seed, so they are resampled alike.
+    `count` gives the counts (K,) of one answer and its reference; None: they are the LLM's to make, beforehand.
+    `compute` gives the metric's value from their sum; `quality` what one answer alone is worth by its counts, from 0
+    to 1. The signature says what was computed, by which library in which version.
     """
-    n = len(statistics)
-    rng = np.random.default_rng(resampling.seed)
-    drawn = [compute(statistics[rng.integers(0, n, n)].sum(0)) for _ in range(resampling.samples)]
-    tail = 50 * (1 - resampling.confidence)
-    low, high = np.percentile(drawn, [tail, 100 - tail])
-    signature = f"{signature}|bootstrap:{resampling.samples}|seed:{resampling.seed}"
-    return Figure(value=float(compute(statistics.sum(0))), low=float(low), high=float(high), n=n, signature=signature)
+
+    name: str
+    higher_is_better: bool
+    count: Callable[[str, str], np.ndarray] | None
+    compute: Compute
+    quality: Callable[[np.ndarray], float]
+    signature: str
 
 
-def word_error_rate(answers: list[str], references: list[str], resampling: Resampling) -> Figure:
+def new_metric(name: str, normalizer: Normalizer) -> Metric:
+    """The metric of that name in params.yaml; the normaliser is for word errors."""
+    if name == "wer":
+        return word_error_rate(normalizer)
+    return {"bleu": bleu, "chrf": chrf, "accuracy": accuracy, "perplexity": perplexity}[name]()
+
+
+def word_error_rate(normalizer: Normalizer) -> Metric:
     """Substitutions, deletions and insertions over reference words, both texts normalised; a fraction."""
     import jiwer
 
-    counts = []
-    for answer, reference in zip(answers, references, strict=True):
-        words = jiwer.process_words(resampling.normalize(reference), resampling.normalize(answer))
+    def count(answer: str, reference: str) -> np.ndarray:
+        words = jiwer.process_words(plain_words(reference, normalizer), plain_words(answer, normalizer))
         errors = words.substitutions + words.deletions + words.insertions
-        counts.append((errors, words.hits + words.substitutions + words.deletions))
-    signature = f"wer|jiwer:{_version('jiwer')}|normalizer:{resampling.normalizer}"
-    return bootstrap(np.array(counts, dtype=float), lambda total: total[0] / total[1], resampling, signature)
+        return np.array([errors, words.hits + words.substitutions + words.deletions], dtype=float)
 
-
-def bleu(answers: list[str], references: list[str], resampling: Resampling) -> Figure:
-    """Corpus BLEU, 0 to 100, case and punctuation as written (sacrebleu's defaults)."""
-    from sacrebleu.metrics.bleu import BLEU
-
-    metric = BLEU()
-    counter = BLEU(effective_order=True)  # counts alike; only its unused score would differ
-    rows = []
-    for answer, reference in zip(answers, references, strict=True):
-        score = counter.sentence_score(answer, [reference])
-        rows.append([*score.counts, *score.totals, score.sys_len, score.ref_len])
-    orders = metric.max_ngram_order
-
-    def compute(total: np.ndarray) -> float:
-        whole = total.astype(int).tolist()
-        correct, possible, (system, reference) = (
-            whole[:orders],
-            whole[orders : 2 * orders],
-            whole[2 * orders :],
-        )
-        return metric.compute_bleu(correct, possible, system, reference, smooth_method="exp").score
-
-    metric.corpus_score(answers, [references])  # the signature then tells the number of references
-    return bootstrap(np.array(rows), compute, resampling, f"bleu|{metric.get_signature()}")
-
-
-def accuracy(answers: list[str], references: list[str], resampling: Resampling) -> Figure:
-    """The share of answers equal to their references, but for case, punctuation and underscores."""
-    hits = [[plain(answer) == plain(reference)] for answer, reference in zip(answers, references, strict=True)]
-    return bootstrap(
-        np.array(hits, dtype=float),
-        lambda total: total[0] / len(hits),
-        resampling,
-        "accuracy|exact match, plain words",
+    return Metric(
+        name="wer",
+        higher_is_better=False,
+        count=count,
+        compute=lambda total: total[0] / total[1],
+        quality=lambda counts: max(1 - counts[0] / counts[1], 0.0),
+        signature=f"wer|jiwer:{version('jiwer')}|normalizer:{normalizer} ({normalizer_version(normalizer)})",
     )
 
 
-def answer_accuracy(answers: list[str], references: list[str], resampling: Resampling) -> Figure:
-    """As accuracy, of what follows "the answer is" where an answer says so."""
-    figure = accuracy([plain(answer).removeprefix("the answer is ") for answer in answers], references, resampling)
-    return figure | {"signature": f"{figure['signature']}|without: the answer is"}
+def bleu() -> Metric:
+    """Corpus BLEU, 0 to 100, case and punctuation as written (sacrebleu's defaults); one answer alone: its own."""
+    from sacrebleu.metrics.bleu import BLEU
+
+    return _of_sacrebleu("bleu", BLEU(), BLEU(effective_order=True))
 
 
-def ratio(numerators: list[float], denominators: list[float], resampling: Resampling, signature: str) -> Figure:
-    """The sum of numerators over the sum of denominators, resampled over items."""
-    statistics = np.array([numerators, denominators], dtype=float).T
-    return bootstrap(statistics, lambda total: total[0] / total[1], resampling, signature)
+def chrf() -> Metric:
+    """Corpus chrF, 0 to 100 (sacrebleu's defaults)."""
+    from sacrebleu.metrics.chrf import CHRF
+
+    return _of_sacrebleu("chrf", CHRF(), CHRF())
+
+
+def accuracy() -> Metric:
+    """The share of answers equal to their references, but for case, punctuation and underscores."""
+    return Metric(
+        name="accuracy",
+        higher_is_better=True,
+        count=lambda answer, reference: np.array([plain(answer) == plain(reference), 1], dtype=float),
+        compute=lambda total: total[0] / total[1],
+        quality=lambda counts: float(counts[0]),
+        signature="accuracy|exact match, plain words",
+    )
+
+
+def perplexity() -> Metric:
+    """How little the text LLM expects an answer, a token; blsp.evaluation.perplexity counts nats and tokens."""
+    return Metric(
+        name="perplexity",
+        higher_is_better=False,
+        count=None,
+        compute=lambda total: float(np.exp(total[0] / total[1])),
+        quality=lambda counts: float(np.exp(-counts[0] / counts[1])),
+        signature="perplexity|text LLM given the true transcript|end token of answers that ended",
+    )
 
 
 def plain(text: str) -> str:
@@ -111,7 +101,28 @@ def plain(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
-def _version(package: str) -> str:
-    from importlib.metadata import version
+def without(beginning: str | None, answer: str) -> str:
+    """The answer without the words `beginning` at its start, if it has them: case and spaces do not count."""
+    if beginning is None:
+        return answer
+    words = r"\s+".join(re.escape(word) for word in beginning.split())
+    return re.sub(rf"^\s*{words}\b[\s:,]*", "", answer, flags=re.IGNORECASE)
 
-    return version(package)
+
+def _of_sacrebleu(name: str, whole: "Sacrebleu", alone: "Sacrebleu") -> Metric:
+    def count(answer: str, reference: str) -> np.ndarray:
+        # The counts that sacrebleu's own paired tests resample.
+        return np.array(whole._extract_corpus_statistics([answer], [[reference]])[0], dtype=float)
+
+    def compute(total: np.ndarray, metric: "Sacrebleu" = whole) -> float:
+        return float(metric._compute_score_from_stats(total.astype(int).tolist()).score)
+
+    whole.corpus_score(["a"], [["a"]])  # the signature then tells the number of references
+    return Metric(
+        name=name,
+        higher_is_better=True,
+        count=count,
+        compute=compute,
+        quality=lambda counts: compute(counts, alone) / 100,
+        signature=f"{name}|{whole.get_signature()}",
+    )

@@ -1,11 +1,11 @@
 """The evaluation on paper: one JSON file, one table, and figures."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from blsp import markdown
-from blsp.evaluation.tasks import TASKS
 from blsp.files import replace_dir, write_json, write_text
 
 JSON = "reports/evaluation.json"
@@ -32,24 +32,40 @@ def write(evaluation: dict[str, Any]) -> None:
 
 def table(evaluation: dict[str, Any]) -> str:
     """The systems by the tasks, each cell a value and its interval, as a Markdown table."""
-    tasks = [name for name in TASKS if name in next(iter(evaluation["systems"].values()))]
-    header = ["system", *(f"{TASKS[name].title} ({TASKS[name].metric})" for name in tasks)]
+    tasks = evaluation["tasks"]
+    header = ["system", *(f"{task['name']} ({task['metric']})" for task in tasks)]
     rows = [
-        [system, *(_cell(figures[name][TASKS[name].metric]) for name in tasks)]
+        [system, *(cell(figures[task["name"]][task["metric"]]) for task in tasks)]
         for system in MEANINGS
         if (figures := evaluation["systems"].get(system))
     ]
     gap = evaluation["alignment"]
     closing = (
-        f"Behaviour gap on speech against text: KL {_cell(gap['kl'])} nats a token, "
-        f"top-1 agreement {_cell(gap['top1_agreement'])}."
+        f"Behaviour gap on speech against text: KL {cell(gap['kl'])} nats a token, "
+        f"top-1 agreement {cell(gap['top1_agreement'])}."
     )
     return f"{markdown.table(header, rows)}\n\n{closing}"
 
 
-def _cell(figure: dict[str, Any]) -> str:
-    digits = 1 if max(figure["value"], figure["high"]) > 5 else 3
-    return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+def comparison_table(comparisons: list[dict[str, Any]]) -> str:
+    """Each difference with its interval and p, as a Markdown table."""
+    rows = [
+        [f"{one['system']} - {one['than']}", f"{one['task']} ({one['metric']})", cell(one, "+"), f"{one['p']:.3f}"]
+        for one in comparisons
+    ]
+    return markdown.table(["systems", "task", "difference", "p"], rows)
+
+
+def cell(figure: Mapping[str, Any], sign: str = "") -> str:
+    """`0.887 [0.851, 0.921]`: a figure or a difference with its interval; one digit where it is a percentage."""
+    value, low, high = (number(figure[key], figure, sign) for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def number(value: float, figure: Mapping[str, Any], sign: str = "") -> str:
+    """The value with as many digits as the figure's own."""
+    digits = 1 if max(abs(figure[key]) for key in ("value", "low", "high")) > 5 else 3
+    return f"{value:{sign}.{digits}f}"
 
 
 def _page(evaluation: dict[str, Any]) -> str:
@@ -64,14 +80,30 @@ def _page(evaluation: dict[str, Any]) -> str:
         "",
         *(f"- `{system}`: {meaning}" for system, meaning in MEANINGS.items()),
         "",
+        "`followed` is the share of answers that are nearer to what the LLM answers to that instruction, reading the "
+        "transcript, than to what it answers to another; `changed` the share of pairs of instructions with "
+        "different answers.",
+        "",
         "![systems](figures/systems.png)",
         "![learning curve](figures/learning_curve.png)",
+        "",
+        "## Differences on the same utterances",
+        "",
+        "p is that of approximate randomisation, two-sided: how often a difference as large comes about where a coin "
+        "decides, for each utterance, which system gave which answer.",
+        "",
+        comparison_table(evaluation["comparisons"]),
+        "",
+        *_judge(evaluation["judge"]),
+        "## Instructions",
+        "",
+        *(f"- {name}: {' / '.join(given)}" for name, given in evaluation["instructions"].items()),
         "",
         "## Examples",
         "",
     ]
     for example in evaluation["examples"]:
-        lines.append(f"**{example['task']}** `{example['id']}`: {example['reference']}")
+        lines.append(f"**{example['task']}** `{example['id']}`: {example['reference'] or 'any wording'}")
         lines += [f"- {system}: {example[system]}" for system in evaluation["systems"]] + [""]
     lines += ["## Signatures", ""]
     for name, figures in evaluation["systems"]["speech"].items():
@@ -80,21 +112,35 @@ def _page(evaluation: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _judge(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    aspects = list(next(iter(found["figures"].values()), {}))
+    rows = [[system, *(cell(own[aspect]) for aspect in aspects)] for system, own in found["figures"].items()]
+    asked = f"{found['questions']} questions, of which {len(found['unreadable'])} replies could not be read"
+    return [
+        "## What the judge says",
+        "",
+        f"Grades from 1 to 5; {asked}.",
+        "",
+        markdown.table(["system", *aspects], rows),
+        "",
+    ]
+
+
 def _draw_systems(evaluation: dict[str, Any], path: Path) -> None:
-    systems = evaluation["systems"]
-    tasks = [name for name in TASKS if name in systems["speech"]]
+    systems = {name: evaluation["systems"][name] for name in MEANINGS if name in evaluation["systems"]}
+    tasks = evaluation["tasks"]
     figure, axes = _canvas(len(tasks))
-    for axis, name in zip(axes, tasks, strict=True):
-        metric = TASKS[name].metric
+    for axis, task in zip(axes, tasks, strict=True):
         for position, (system, figures) in enumerate(systems.items()):
-            value, low, high = (figures[name][metric][key] for key in ("value", "low", "high"))
+            value, low, high = (figures[task["name"]][task["metric"]][key] for key in ("value", "low", "high"))
             axis.bar(position, value, color=COLOURS[system], width=0.7)
             axis.errorbar(position, value, [[max(value - low, 0)], [max(high - value, 0)]], color="black", capsize=3)
             axis.annotate(f"{value:.3g}", (position, high), (0, 3), textcoords="offset points", ha="center", fontsize=8)
         axis.set_xticks(range(len(systems)), list(systems), fontsize=8)
-        axis.set_title(
-            f"{TASKS[name].title}\n{metric}, {'lower' if metric == 'wer' else 'higher'} is better", fontsize=9
-        )
+        better = "higher" if task["higher_is_better"] else "lower"
+        axis.set_title(f"{task['name']}\n{task['metric']}, {better} is better", fontsize=9)
         axis.margins(y=0.12)
     figure.savefig(path, dpi=130)
 

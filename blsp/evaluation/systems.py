@@ -1,7 +1,8 @@
 """The systems, each a function from an instruction and test items to answers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from tqdm import tqdm
 
@@ -9,7 +10,7 @@ from blsp.backbones import load_llm, load_recogniser
 from blsp.continuation.engine import write_answers
 from blsp.data.recogniser import Whisper, recognise
 from blsp.evaluation.tasks import Item
-from blsp.model.chat import build_prompt, respond
+from blsp.model.chat import build_prompt, hear, respond_to_heard
 from blsp.params import Evaluate
 
 System = Callable[[str, list[Item]], list[str]]
@@ -17,44 +18,64 @@ System = Callable[[str, list[Item]], list[str]]
 
 def text_system(settings: Evaluate) -> System:
     """The LLM reading the true transcript: the ceiling."""
-    return _reader(settings, lambda item: item.transcript)
+    return _reader(settings, lambda items: [item.transcript for item in items])
 
 
-def cascade_system(settings: Evaluate, items: list[Item]) -> System:
-    """The speech model's own transcript of each item, then the LLM reading it."""
-    transcripts = transcribe([item.samples for item in items], settings.batch_size)
-    by_id = {item.id: transcript for item, transcript in zip(items, transcripts, strict=True)}
-    return _reader(settings, lambda item: by_id[item.id])
+def cascade_system(settings: Evaluate) -> System:
+    """The speech model's own transcript of each item, then the LLM reading it; an item is recognised once."""
+    whisper = Whisper(*load_recogniser())
+    return _reader(settings, _once_an_item(lambda clips: recognise(whisper, clips), settings.batch_size, "recogniser"))
 
 
 def speech_system(settings: Evaluate, model: Any, processor: Any) -> System:
-    """The LLM hearing the speech through the model's adapter."""
+    """The LLM hearing the speech through the model's adapter; an item is heard once, whatever is asked about it."""
+    heard = _once_an_item(
+        lambda clips: [vectors.cpu() for vectors in hear(model, processor, clips)], settings.batch_size, "encoder"
+    )
 
     def answer(instruction: str, items: list[Item]) -> list[str]:
-        answers = []
-        for start in range(0, len(items), settings.batch_size):
-            clips = [item.samples for item in items[start : start + settings.batch_size]]
-            answers += respond(model, processor, instruction, clips, settings.max_new_tokens)
+        vectors = heard(items)
+        answers = [""] * len(items)
+        for rows in _batches([len(own) for own in vectors], settings.batch_size):
+            batch = [vectors[row] for row in rows]
+            texts = respond_to_heard(model, processor, instruction, batch, settings.max_new_tokens)
+            for row, text in zip(rows, texts, strict=True):
+                answers[row] = text
         return answers
 
     return answer
 
 
-def _reader(settings: Evaluate, transcript_of: Callable[[Item], str]) -> System:
+def _reader(settings: Evaluate, transcripts_of: Callable[[list[Item]], list[str]]) -> System:
     model, tokenizer = load_llm()
 
     def answer(instruction: str, items: list[Item]) -> list[str]:
-        prompts = [build_prompt(tokenizer, instruction, " " + transcript_of(item)) for item in items]
+        prompts = [build_prompt(tokenizer, instruction, " " + text) for text in transcripts_of(items)]
         written = dict(write_answers(model, tokenizer, prompts, settings.batch_size, settings.max_new_tokens))
         return [written[row].text for row in range(len(prompts))]
 
     return answer
 
 
-def transcribe(clips: list[Any], batch_size: int) -> list[str]:
-    """What the whole speech model writes for each clip, float32 mono (N,); longer audio window by window."""
-    whisper = Whisper(*load_recogniser())
-    texts: list[str] = []
-    for start in tqdm(range(0, len(clips), batch_size), desc="recogniser", unit="batch"):
-        texts += recognise(whisper, clips[start : start + batch_size])
-    return texts
+def _once_an_item(
+    process: Callable[[list[Any]], Sequence[Any]], batch_size: int, name: str
+) -> Callable[[list[Item]], list[Any]]:
+    """What `process` makes of the samples of each item, in batches sorted by length; known as long as the item is."""
+    known: WeakKeyDictionary[Item, Any] = WeakKeyDictionary()
+
+    def of_all(items: list[Item]) -> list[Any]:
+        new = [item for item in items if item not in known]
+        batches = list(_batches([len(item.samples) for item in new], batch_size))
+        for rows in tqdm(batches, desc=name, unit="batch", disable=not batches):
+            made = process([new[row].samples for row in rows])
+            known.update(zip([new[row] for row in rows], made, strict=True))
+        return [known[item] for item in items]
+
+    return of_all
+
+
+def _batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """The rows, shortest first, so many at a time."""
+    order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]

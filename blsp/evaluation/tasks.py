@@ -1,45 +1,33 @@
 """What is asked of the systems: test items, and the reference that each task has for them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from blsp.data.shards import load_cuts
 from blsp.errors import BlspError
-from blsp.evaluation import metrics
-from blsp.evaluation.metrics import Figure, Resampling
+from blsp.params import Task
 
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """One test utterance: float32 mono samples (N,), its transcript, and the references it has."""
+    """One test utterance: float32 mono samples (N,) at a rate in Hz, and the references that it has."""
 
     id: str
     samples: np.ndarray
+    sampling_rate_hz: int
     transcript: str
-    language: str | None
     translation: str | None
     intent: str | None
     answer: str | None
+    language: str | None
+    speaker: str | None
+    source: str | None
 
-
-@dataclass(frozen=True)
-class Task:
-    """One task: its reference for an item (None: the item has none), the metric's name, and its scorer."""
-
-    title: str
-    metric: str
-    reference: Callable[[Item], str | None]
-    score: Callable[[list[str], list[str], Resampling], Figure]
-
-
-TASKS: dict[str, Task] = {
-    "asr": Task("speech recognition", "wer", lambda item: item.transcript, metrics.word_error_rate),
-    "st": Task("speech translation", "bleu", lambda item: item.translation, metrics.bleu),
-    "slu": Task("intent", "accuracy", lambda item: item.intent, metrics.accuracy),
-    "qa": Task("spoken question", "accuracy", lambda item: item.answer, metrics.answer_accuracy),
-}
+    @property
+    def as_heard(self) -> tuple[np.ndarray, int]:
+        """The samples and their rate in Hz."""
+        return self.samples, self.sampling_rate_hz
 
 
 def test_items() -> list[Item]:
@@ -48,11 +36,14 @@ def test_items() -> list[Item]:
         Item(
             id=cut.id,
             samples=cut.load_audio()[0],
+            sampling_rate_hz=cut.sampling_rate,
             transcript=cut.supervisions[0].text,
-            language=cut.supervisions[0].language,
             translation=cut.custom.get("translation"),
             intent=cut.custom.get("intent"),
             answer=cut.custom.get("answer"),
+            language=cut.supervisions[0].language,
+            speaker=cut.supervisions[0].speaker,
+            source=cut.custom.get("source"),
         )
         for cut in load_cuts("test")
     ]
@@ -61,7 +52,23 @@ def test_items() -> list[Item]:
     return sorted(items, key=lambda item: (len(item.samples), item.id))
 
 
-def with_reference(task: Task, items: list[Item]) -> tuple[list[Item], list[str]]:
-    """The items the task can be judged on, and their references."""
-    pairs = [(item, reference) for item in items if (reference := task.reference(item)) is not None]
-    return [item for item, _ in pairs], [reference for _, reference in pairs]
+def heard_in_training(items: list[Item]) -> set[str]:
+    """The ids of the items in languages that training heard: those of the dev split; all where it has none."""
+    languages = {cut.supervisions[0].language for cut in load_cuts("dev")}
+    return {item.id for item in items if not languages or item.language in languages}
+
+
+def items_of(task: Task, items: list[Item]) -> list[Item]:
+    """The items that the task is about, and has a reference for where it needs one."""
+    return [
+        item
+        for item in items
+        if (task.reference is None or reference_of(task, item) is not None)
+        and task.language in (None, item.language)
+        and task.source in (None, item.source)
+    ]
+
+
+def reference_of(task: Task, item: Item) -> str | None:
+    """What a right answer is."""
+    return getattr(item, task.reference) if task.reference else None

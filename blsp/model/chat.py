@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from blsp.model.decoding import greedy
 
@@ -44,7 +45,39 @@ def respond(
     max_new_tokens: int,
 ) -> list[str]:
     """The model's greedy answer to `instruction` on each clip of `audio`, float32 mono (N,), as one batch."""
+    return respond_to_heard(model, processor, instruction, hear(model, processor, audio), max_new_tokens)
+
+
+def hear(
+    model: "BlspForConditionalGeneration", processor: "BlspProcessor", audio: Sequence[np.ndarray]
+) -> list[torch.Tensor]:
+    """The speech vectors (A, D) of each clip of `audio`, float32 mono (N,), as one batch, for any instruction."""
+    with torch.inference_mode():
+        vectors = model.get_audio_features(**processor.features(audio)).pooler_output
+    return list(vectors.split([processor.audio_token_count(len(clip)) for clip in audio]))
+
+
+def respond_to_heard(
+    model: "BlspForConditionalGeneration",
+    processor: "BlspProcessor",
+    instruction: str,
+    heard: Sequence[torch.Tensor],
+    max_new_tokens: int,
+) -> list[str]:
+    """As `respond`, from the clips' speech vectors (A, D)."""
     prompt = build_prompt(processor.tokenizer, instruction, AUDIO_TOKEN)
-    inputs = processor(text=[prompt] * len(audio), audio=audio).to(model.device)
-    answers = greedy(model, processor.tokenizer, max_new_tokens, **inputs)
+    expanded = [prompt.replace(AUDIO_TOKEN, AUDIO_TOKEN * len(vectors)) for vectors in heard]
+    inputs = processor.tokenizer(
+        expanded, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
+    ).to(model.device)
+    with torch.inference_mode():
+        embeddings = model.embed(inputs["input_ids"], torch.cat(list(heard)).to(model.device))
+    answers = greedy(
+        model,
+        processor.tokenizer,
+        max_new_tokens,
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        inputs_embeds=embeddings,
+    )
     return [answer.text for answer in answers]

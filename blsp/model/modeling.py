@@ -141,11 +141,13 @@ class BlspForConditionalGeneration(BlspModel, GenerationMixin):
         )
 
     def prepare_inputs_for_generation(
-        self, *args: Any, is_first_iteration: bool = False, **kwargs: Any
+        self, *args: Any, inputs_embeds: torch.Tensor | None = None, is_first_iteration: bool = False, **kwargs: Any
     ) -> dict[str, Any]:
         """The inputs of one decoding step: speech enters with the prompt, at the first step alone."""
         audio = {name: kwargs.pop(name, None) for name in AUDIO_INPUTS}
-        inputs = super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
+        inputs = super().prepare_inputs_for_generation(
+            *args, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
         if is_first_iteration or not inputs.get("use_cache", True):
             inputs.update(audio)
         return inputs

@@ -62,8 +62,8 @@ def save_model(path: Path, adapter: Path, params: Params, record: Any = None) ->
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
-    instructions = [*params.evaluate.tasks.values(), *params.continuations.behaviours.values()]
-    defaults = {"instruction": instructions[0], "max_new_tokens": params.evaluate.max_new_tokens}
+    instruction = next(iter(params.evaluate.tasks.values())).instructions[0]
+    defaults = {"instruction": instruction, "max_new_tokens": params.evaluate.max_new_tokens}
     mlflow.pyfunc.save_model(
         path,
         python_model=str(MODEL_CODE),

@@ -22,7 +22,8 @@ from blsp.params import Params
 from blsp.tracking import store
 from blsp.tracking.local import CURVE, curve_points, training_key
 from blsp.tracking.store import ADAPTER_TAG, KEY_TAG, TrackingError
-from blsp.tracking.sync import create_run, log_points, sync
+from blsp.tracking.sync import create_run, experiment_of, log_points, sync
+from blsp.training.places import PIPELINE, Places
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +53,12 @@ class Tracker:
 class LiveTracker(Tracker):
     """A Tracker with a child process behind it."""
 
-    def __init__(self, params: Params, *, live: bool) -> None:
+    def __init__(self, params: Params, places: Places, *, live: bool) -> None:
+        self._places = places
         self._child = subprocess.Popen([sys.executable, "-m", "blsp.tracking"], stdin=subprocess.PIPE, bufsize=0)
         assert self._child.stdin is not None
         self._pipe = self._child.stdin.fileno()
-        opening = {"live": live, "params": params.model_dump_json(by_alias=True)}
+        opening = {"live": live, "params": params.model_dump_json(by_alias=True), "places": vars(places)}
         with contextlib.suppress(BrokenPipeError):  # a child that dies at once is spoken of in close()
             os.write(self._pipe, _line(opening))  # the pipe is empty yet and holds 64 KiB
         os.set_blocking(self._pipe, False)
@@ -78,24 +80,26 @@ class LiveTracker(Tracker):
             self._child.wait()
         if self._child.returncode not in (0, SAID_SO):
             logger.warning(
-                "recording to MLflow at %s ended with status %s; models/adapter and reports/ are complete: "
-                "record them with `blsp track`",
+                "recording to MLflow at %s ended with status %s; %s and %s are complete: record them with `%s`",
                 store.uri(),
                 self._child.returncode,
+                self._places.adapter,
+                self._places.report,
+                f"blsp track {self._places.options}".strip(),
             )
 
 
-def open_tracker(params: Params) -> Tracker:
+def open_tracker(params: Params, places: Places = PIPELINE) -> Tracker:
     """What training logs to: the curve as it grows, and the whole run when the block ends well.
 
-    Open one on the main process only, and let the block end after models/adapter and reports/ are written.
+    Open one on the main process only, and let the block end after all that belongs into these places is written.
     """
-    return LiveTracker(params, live=True) if store.enabled() else Tracker()
+    return LiveTracker(params, places, live=True) if store.enabled() else Tracker()
 
 
 def mirror_after(params: Params) -> Tracker:
     """A block for stages that have no curve: when it ends well, the run is completed from their files."""
-    return LiveTracker(params, live=False) if store.enabled() else Tracker()
+    return LiveTracker(params, PIPELINE, live=False) if store.enabled() else Tracker()
 
 
 def _line(value: Mapping[str, Any]) -> bytes:
@@ -105,19 +109,19 @@ def _line(value: Mapping[str, Any]) -> bytes:
 class _Mirror:
     """The child's side: what has been said to MLflow, and whether it still listens."""
 
-    def __init__(self, params: Params) -> None:
-        self.params = params
+    def __init__(self, params: Params, places: Places) -> None:
+        self.params, self.places = params, places
         self.run_id: str | None = None
         self.warned = False
         self._known: dict[str, set[int]] = {}
 
     def open(self, *, live: bool) -> None:
-        with self._forgiving(), store.session() as opened:
+        with self._forgiving(), store.session(experiment_of(self.places)) as opened:
             if not live:
                 return
-            key = training_key(self.params)
+            key = training_key(self.params, self.places)
             began = [run for run in opened.runs_with(KEY_TAG, key) if ADAPTER_TAG not in run.data.tags]
-            run = began[0] if began else create_run(opened, key, self.params)
+            run = began[0] if began else create_run(opened, self.params, self.places)
             self._known = {name: set(points) for name, points in opened.curve(run, CURVE).items()}
             opened.client.update_run(run.info.run_id, status="RUNNING")
             self.run_id = run.info.run_id
@@ -130,20 +134,20 @@ class _Mirror:
             if row["step"] not in self._known.get(name, ())  # resumed training repeats a few steps
         ]
         if points and self.run_id and not self.warned:
-            with self._forgiving(), store.session() as opened:
+            with self._forgiving(), store.session(experiment_of(self.places)) as opened:
                 log_points(opened, self.run_id, points)
 
     def finish(self) -> None:
         was_away = self.warned
         with self._forgiving():
-            sync(self.params, self.run_id)
+            sync(self.params, self.places, self.run_id)
             if was_away:
                 logger.info("MLflow at %s is back: the whole run was recorded", store.uri())
                 self.warned = False
 
     def abandon(self) -> None:
         if self.run_id and not self.warned:
-            with self._forgiving(), store.session() as opened:
+            with self._forgiving(), store.session(experiment_of(self.places)) as opened:
                 opened.client.set_terminated(self.run_id, "KILLED")
 
     @contextlib.contextmanager
@@ -160,7 +164,7 @@ def serve(descriptor: int) -> int:
     """The child's exit status once the pipe has ended: 0, or SAID_SO after a warning about MLflow."""
     inbox = _messages(descriptor)
     opening, *rows = next(inbox)
-    mirror = _Mirror(Params.model_validate_json(opening["params"]))
+    mirror = _Mirror(Params.model_validate_json(opening["params"]), Places(**opening["places"]))
     mirror.open(live=opening["live"])
     finished = False
     for batch in chain([rows], inbox):

@@ -16,25 +16,21 @@ from ruamel.yaml import YAML, YAMLError
 from blsp import files
 from blsp.errors import BlspError
 from blsp.params import Params
-from blsp.tracking.store import COMMIT_TAG
+from blsp.tracking.store import COMMIT_TAG, VARIANT_TAG
+from blsp.training.places import PIPELINE, Places
 
-ADAPTER = Path("models/adapter")
+ADAPTER = Path(PIPELINE.adapter)
 BACKBONES = Path("models/backbones/backbones.json")
-TRAIN_LOG = Path("reports/train_log.jsonl")
-TRAIN = Path("reports/train.json")
 EVALUATION = Path("reports/evaluation.json")
 DVC_LOCK = Path("dvc.lock")
 
 PARAM_SECTIONS = ("miniature", "backbones", "corpus", "continuations", "train", "evaluate")
 DATASETS = {"corpus": "data/corpus", "continuations": "data/continuations"}  # DVC stage -> its folder
-ARTIFACTS = (
-    "params.yaml",
+DATA_ARTIFACTS = (
     "reports/corpus.json",
     "reports/continuations.json",
     "reports/validation.json",
     "reports/data_docs",
-    TRAIN.as_posix(),
-    TRAIN_LOG.as_posix(),
 )
 EVALUATION_ARTIFACTS = (EVALUATION.as_posix(), "reports/evaluation.md", "reports/figures")
 
@@ -66,42 +62,52 @@ class LocalRun:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def read_local(params: Params) -> LocalRun:
-    """The present adapter and all that belongs to it. Raises BlspError where training has not left its files.
+def read_local(params: Params, places: Places = PIPELINE) -> LocalRun:
+    """The adapter in these places and all that belongs to it. Raises BlspError where training has not left its files.
 
-    An evaluation of some other adapter (the last one's, while this one waits for its own) is left out.
+    An evaluation of some other adapter (the last one's, while this one waits for its own) is left out, and so is the
+    one of the pipeline's adapter where these are a variant's places.
     """
-    for path in (ADAPTER, TRAIN_LOG, TRAIN):
-        if not path.exists():
-            raise BlspError(f"{path}: not there, so there is no run to record; run `dvc repro train`")
-    adapter_sha256 = files.sha256_of(ADAPTER)
-    evaluation = read_evaluation() if EVALUATION.exists() else None
+    variant = places.variant
+    for path in (places.adapter, places.log, places.report):
+        if not Path(path).exists():
+            remedy = f"blsp train {places.options}" if variant else "dvc repro train"
+            raise BlspError(f"{path}: not there, so there is no run to record; run `{remedy}`")
+    adapter_sha256 = files.sha256_of(places.adapter)
+    evaluation = read_evaluation() if EVALUATION.exists() and not variant else None
     if evaluation and evaluation["adapter_sha256"] != adapter_sha256:
         evaluation = None
     datasets = dataset_digests()
-    artifacts = ARTIFACTS + (EVALUATION_ARTIFACTS if evaluation else ())
+    artifacts = [
+        *("params.yaml", places.report, places.log),
+        *(DATA_ARTIFACTS if not variant else ()),
+        *(EVALUATION_ARTIFACTS if evaluation else ()),
+    ]
     return LocalRun(
         adapter_sha256=adapter_sha256,
-        training_key=training_key(params),
-        params=flat_params(params),
-        curve=read_curve(),
+        training_key=training_key(params, places),
+        params=flat_params(params) | ({"variant": variant} if variant else {}),
+        curve=read_curve(Path(places.log)),
         metrics={
-            **{metric_name(f"train.{k}"): v for k, v in _numbers(files.read_json(TRAIN))},
+            **{metric_name(f"train.{k}"): v for k, v in _numbers(files.read_json(places.report))},
             **(figures(evaluation) if evaluation else {}),
         },
         datasets=datasets,
-        tags=_commit_tags() | _backbone_tags(),
+        tags=_commit_tags() | _backbone_tags() | ({VARIANT_TAG: variant} if variant else {}),
         artifacts={path: files.sha256_of(path) for path in artifacts if Path(path).exists()},
     )
 
 
-def training_key(params: Params) -> str:
-    """What names a training before its adapter exists: a hash of its settings, its backbones and its data."""
+def training_key(params: Params, places: Places = PIPELINE) -> str:
+    """What names a training before its adapter exists: a hash of its settings, its backbones and its data.
+
+    Two variants that come to the same settings are two trainings.
+    """
     parts = {
         "train": params.train.model_dump(mode="json"),
         "backbones": _backbone_tags(),
         "data": dataset_digests(),
-    }
+    } | ({"variant": places.variant} if places.variant else {})
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -129,15 +135,15 @@ def figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
     return dict(_figures(named))
 
 
-def read_curve() -> dict[str, dict[int, float]]:
-    """{`curve/loss`: {step: value}} from the training log. Raises BlspError, naming a broken line."""
+def read_curve(log: Path) -> dict[str, dict[int, float]]:
+    """{`curve/loss`: {step: value}} from a training log. Raises BlspError, naming a broken line."""
     curve: dict[str, dict[int, float]] = {}
-    for number, line in enumerate(TRAIN_LOG.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(log.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             row = json.loads(line)
             step = int(row["step"])
         except (ValueError, KeyError, TypeError) as error:
-            raise BlspError(f"{TRAIN_LOG}, line {number}: not an object with a step: {line[:80]!r}") from error
+            raise BlspError(f"{log}, line {number}: not an object with a step: {line[:80]!r}") from error
         for name, value in curve_points(row).items():
             curve.setdefault(name, {})[step] = value
     return curve

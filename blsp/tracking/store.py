@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 EXPERIMENT = "blsp"
+VARIANTS = "blsp-variants"  # the experiment of what is trained beside the pipeline, for comparison
 DEFAULT_URI = "sqlite:///mlflow.db"
 
 ADAPTER_TAG = "blsp.adapter_sha256"  # which adapter a finished run holds
 KEY_TAG = "blsp.training_key"  # which training a run is of, before there is an adapter
+VARIANT_TAG = "blsp.variant"  # its name under `experiments`; the pipeline's own training has none
 MODEL_TAG = "blsp.model_id"  # the logged model, once all of it is there
 COMMIT_TAG = "mlflow.source.git.commit"  # MLflow's own name, which its pages show as the source version
 MIRROR_TAG = "blsp.mirror_sha256"  # of everything mirrored; written last, so its presence means complete
@@ -40,7 +42,7 @@ class TrackingError(BlspError):
 
 @dataclass(frozen=True)
 class Store:
-    """An open connection: the client and the id of the experiment that all runs belong to."""
+    """An open connection: the client and the id of the experiment that its runs belong to."""
 
     client: "MlflowClient"
     experiment_id: str
@@ -78,8 +80,8 @@ def uri() -> str:
 
 
 @contextlib.contextmanager
-def session() -> Iterator[Store]:
-    """An open Store; whatever MLflow raises inside the block comes out as one TrackingError.
+def session(experiment: str = EXPERIMENT) -> Iterator[Store]:
+    """An open Store of an experiment; whatever MLflow raises inside the block comes out as one TrackingError.
 
     The first use in a process takes 8 s of import, and 10 s more where the SQLite file has to be made.
     """
@@ -97,18 +99,19 @@ def session() -> Iterator[Store]:
         logging.getLogger("mlflow").setLevel(logging.ERROR)  # its import sets a level of its own
         try:
             client = mlflow.MlflowClient(uri(), os.environ.get("MLFLOW_REGISTRY_URI") or uri())
-            yield Store(client, _experiment_id(client))
+            yield Store(client, _experiment_id(client, experiment))
         except (MlflowException, SQLAlchemyError, OSError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise TrackingError(
                 f"MLflow at {uri()} failed: {reason}\nNothing is lost: the files hold all of it. Start the "
-                f"server or correct MLFLOW_TRACKING_URI, then run `blsp track`."
+                f"server or correct MLFLOW_TRACKING_URI, then run `blsp track`"
+                f"{' with its --variant and --seed' if experiment == VARIANTS else ''}."
             ) from error
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
 
 
-def _experiment_id(client: "MlflowClient") -> str:
-    found = client.get_experiment_by_name(EXPERIMENT)
-    return found.experiment_id if found else client.create_experiment(EXPERIMENT)
+def _experiment_id(client: "MlflowClient", name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    return found.experiment_id if found else client.create_experiment(name)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from blsp.params import Params
 from blsp.tracking import store
-from blsp.tracking.local import CURVE, LocalRun, read_local
+from blsp.tracking.local import CURVE, LocalRun, read_local, training_key
 from blsp.tracking.store import ADAPTER_TAG, KEY_TAG, MIRROR_TAG, MODEL_TAG, Store
+from blsp.training.places import PIPELINE, Places
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -24,8 +25,8 @@ METRICS_A_BATCH = 1000
 PARAMS_A_BATCH = 100
 
 
-def sync(params: Params, live_run: str | None = None) -> str | None:
-    """The id of the present adapter's run, after making it complete; None with BLSP_TRACKING=off.
+def sync(params: Params, places: Places = PIPELINE, live_run: str | None = None) -> str | None:
+    """The id of the run of the adapter in these places, after making it complete; None with BLSP_TRACKING=off.
 
     Called again it changes nothing. `live_run` is the run that the training just finished was mirrored to.
     Raises BlspError where the files are not there, TrackingError where MLflow is not.
@@ -33,18 +34,24 @@ def sync(params: Params, live_run: str | None = None) -> str | None:
     if not store.enabled():
         logger.info("BLSP_TRACKING=off: nothing is recorded")
         return None
-    local = read_local(params)
-    with store.session() as opened:
-        run = _find_run(opened, local, live_run) or create_run(opened, local.training_key, params)
+    local = read_local(params, places)
+    with store.session(experiment_of(places)) as opened:
+        run = _find_run(opened, local, live_run) or create_run(opened, params, places)
         if run.data.tags.get(MIRROR_TAG) != local.fingerprint():
-            _complete(opened, run, local, params)
+            _complete(opened, run, local, params, places)
         return str(run.info.run_id)
 
 
-def create_run(opened: Store, training_key: str, params: Params) -> "Run":
+def experiment_of(places: Places) -> str:
+    """The name of the MLflow experiment that a training in these places belongs to."""
+    return store.VARIANTS if places.variant else store.EXPERIMENT
+
+
+def create_run(opened: Store, params: Params, places: Places) -> "Run":
     """A new run, findable by its training key."""
-    name = f"{params.train.objective}-{training_key[:8]}"
-    return opened.client.create_run(opened.experiment_id, run_name=name, tags={KEY_TAG: training_key})
+    key = training_key(params, places)
+    name = f"{places.variant}-{params.train.seed}" if places.variant else f"{params.train.objective}-{key[:8]}"
+    return opened.client.create_run(opened.experiment_id, run_name=name, tags={KEY_TAG: key})
 
 
 def log_points(
@@ -82,10 +89,8 @@ def _contradicts(opened: Store, run: "Run", local: LocalRun) -> bool:
     )
 
 
-def _complete(opened: Store, run: "Run", local: LocalRun, params: Params) -> None:
+def _complete(opened: Store, run: "Run", local: LocalRun, params: Params, places: Places) -> None:
     from mlflow.entities import Param, RunTag
-
-    from blsp.serving.package import log_model
 
     client, run_id = opened.client, run.info.run_id
     new_params = [Param(k, v) for k, v in local.params.items() if k not in run.data.params]
@@ -97,8 +102,11 @@ def _complete(opened: Store, run: "Run", local: LocalRun, params: Params) -> Non
     _log_datasets(opened, run_id, local.datasets)
     log_points(opened, run_id, _missing_points(local, opened.curve(run, CURVE)))
     for path in local.artifacts:
-        client.log_artifact(run_id, path, _artifact_folder(path))
-    if not (model_id := run.data.tags.get(MODEL_TAG)):
+        client.log_artifact(run_id, path, _artifact_folder(path, places))
+    model_id = run.data.tags.get(MODEL_TAG)
+    if not model_id and not places.variant:  # a variant is compared, never served
+        from blsp.serving.package import log_model
+
         model_id = log_model(opened, run_id, local, params)
         client.set_tag(run_id, MODEL_TAG, model_id)
     changed = ((key, 0, value) for key, value in local.metrics.items() if run.data.metrics.get(key) != value)
@@ -126,8 +134,8 @@ def _log_datasets(opened: Store, run_id: str, digests: dict[str, str]) -> None:
     opened.client.log_inputs(run_id, [DatasetInput(dataset, context) for dataset in datasets])
 
 
-def _artifact_folder(path: str) -> str | None:
-    folder = os.path.dirname(path).removeprefix("reports").strip("/")
+def _artifact_folder(path: str, places: Places) -> str | None:
+    folder = os.path.dirname(path).removeprefix(os.path.dirname(places.report)).strip("/")
     return folder or None
 
 

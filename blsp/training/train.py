@@ -15,15 +15,13 @@ from blsp.backbones import pins
 from blsp.errors import BlspError
 from blsp.files import replace_dir, scratch_folder, write_json, write_text
 from blsp.params import Params, Train
+from blsp.training.places import PIPELINE, Places
 
-ADAPTER_DIR = "models/adapter"
-REPORT = "reports/train.json"
-LOG = "reports/train_log.jsonl"
-CURVE = "reports/train_curve.csv"
+ADAPTER_DIR = PIPELINE.adapter
 
 
-def run(params: Params) -> None:
-    """Nothing; afterwards models/adapter holds the trained adapter and reports/ its figures and curve.
+def run(params: Params, places: Places = PIPELINE) -> None:
+    """Nothing; afterwards `places` hold the trained adapter, its figures and its curve.
 
     The log grows line by line while training runs; the adapter takes its name at the very end. A run that was
     killed goes on from its last checkpoint.
@@ -44,6 +42,8 @@ def run(params: Params) -> None:
 
     settings = params.train
     is_main = PartialState(cpu=not torch.accelerator.is_available()).is_main_process
+    if is_main and places.variant:
+        print(_summary(places, settings), flush=True)
     set_seed(settings.seed)
     processor = BlspProcessor.from_backbones(pins(), settings.downsampling, settings.encoding)
     model = BlspForConditionalGeneration.from_backbones(new_config(params, processor.audio_token_id))
@@ -54,7 +54,8 @@ def run(params: Params) -> None:
         )
     set_switches(model, settings)
     behaviours = [name for name, share in settings.shares.items() if share > 0]
-    index = load_index("train", behaviours)
+    whole = load_index("train", behaviours)
+    index = whole.part(settings.corpus_share)
     if settings.objective == "kd" and settings.teacher == "stored":
         _check_stored(index.kept_temperatures(), settings.temperature)
     # Compiled layers would be compiled one by one for it, each with its own place in what was read.
@@ -68,13 +69,13 @@ def run(params: Params) -> None:
     dev = list(evaluation_batches("dev", next(iter(settings.shares)), params.evaluate.batch_size))
     # How the work is done, not what comes of it: a run may go on with others of these.
     what = settings.model_dump(exclude={"workers", "shard_llm"})
-    checkpoints = Checkpoints({"train": what, "backbones": pins(), "data": index.digest()})
+    checkpoints = Checkpoints({"train": what, "backbones": pins(), "data": whole.digest(), "variant": places.variant})
     collator = Collator(processor, cache, prefixes)
-    Path(LOG).parent.mkdir(exist_ok=True)
+    Path(places.log).parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     records: list[dict[str, float]] = []
-    with tracking.open_tracker(params) if is_main else nullcontext(tracking.Tracker()) as tracker:
-        with open(LOG if is_main else os.devnull, "w", encoding="utf-8") as log_file:
+    with tracking.open_tracker(params, places) if is_main else nullcontext(tracking.Tracker()) as tracker:
+        with open(places.log if is_main else os.devnull, "w", encoding="utf-8") as log_file:
 
             def log(step: int, figures: dict[str, float]) -> None:
                 records.append({"step": step, **figures})
@@ -95,9 +96,9 @@ def run(params: Params) -> None:
         PartialState().destroy_process_group()  # a process that ends with it open is told off by torch
         if not is_main:
             return
-        with replace_dir(ADAPTER_DIR) as folder:
+        with replace_dir(places.adapter) as folder:
             model.save_pretrained(folder)
-        write_text(CURVE, _as_csv(records))
+        write_text(places.curve, _as_csv(records))
         report = {
             "steps": settings.steps,
             "loss": records[-1]["loss"],
@@ -109,11 +110,21 @@ def run(params: Params) -> None:
         if measured:
             best = min(measured, key=lambda record: record["dev_kl"])
             report |= {"best_step": best["step"], "dev_kl": best["dev_kl"], "dev_top1": best["dev_top1"]}
-        write_json(REPORT, report)
+        write_json(places.report, report)
     checkpoints.clear()
     print(f"adapter of {report['adapter_parameters']:,} parameters trained in {report['train_s']:.0f} s")
     if measured:
         print(f"dev: KL {report['dev_kl']:.3f} nats a token, top-1 agreement {report['dev_top1']:.3f}")
+
+
+def _summary(places: Places, settings: Train) -> str:
+    """Which variant this is, and what the comparisons are about."""
+    shares = ", ".join(f"{name}: {share:g}" for name, share in settings.shares.items())
+    return (
+        f"{places.variant} from seed {places.seed}: objective {settings.objective}, shares {{{shares}}}, "
+        f"temperature {settings.temperature:g}, downsampling {settings.downsampling}, "
+        f"corpus_share {settings.corpus_share:g}"
+    )
 
 
 def _check_stored(found: set[float | None], temperature: float) -> None:

@@ -2,30 +2,28 @@
 befalls the requests, and one message where it cannot go on."""
 
 import copy
-import os
 import socket
-import subprocess
-import sys
-import time
-import urllib.request
 
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from blsp import servers
 from blsp.backbones import load_llm
-from blsp.continuation import http, writer
+from blsp.continuation import writer
 from blsp.continuation.engine import write_answers
-from blsp.continuation.openai_server import Server, _as_sent, ask_server, check_server
+from blsp.continuation.openai_server import SETTINGS, _as_sent, ask_server, check_server
 from blsp.data.shards import iter_shards, read_field
 from blsp.errors import BlspError
 from blsp.files import write_json
 from blsp.model.chat import build_prompt, end_of_turn
 from blsp.params import Params
+from blsp.servers import Server
 from tests.continuation.asking import asking
 from tests.contracts import packed
 from tests.faults import Proxy, body, dropped, slow, status, truncated, truncated_unseen
+from tests.servers import transformers_serve
 
 TEXTS = ["play some jazz music in the attic", "stop", "please buy soap at the market which shop", "call anna"]
 MAX_NEW_TOKENS = 16
@@ -59,40 +57,14 @@ def llm(served, pins, tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(served):
     """The address of a `transformers serve` of the tiny LLM."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [os.path.join(os.path.dirname(sys.executable), "transformers"), "serve", served]
-    process = subprocess.Popen(
-        [*command, "--port", str(port), "--host", "127.0.0.1", "--device", "cpu"],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.STDOUT,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 240
-        while not _is_up(url):
-            assert process.poll() is None and time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.5)
+    with transformers_serve(served) as url:
         yield url
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _is_up(url):
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5):
-            return True
-    except OSError:
-        return False
 
 
 @pytest.fixture
 def proxy(address, monkeypatch):
-    monkeypatch.setattr(http, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.delenv(http.KEY_VARIABLE, raising=False)
+    monkeypatch.setattr(servers, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.delenv(servers.KEY_VARIABLE, raising=False)
     proxy = Proxy(address.removeprefix("http://"))
     yield proxy
     proxy.close()
@@ -104,7 +76,7 @@ def server(proxy, served):
 
 
 def server_of(model, url, timeout_s=60.0):
-    return Server(url, model, prompts_at_once=3, timeout_s=timeout_s)
+    return Server(url, model, requests_at_once=3, timeout_s=timeout_s, settings=SETTINGS)
 
 
 def prompts(tokenizer):
@@ -180,10 +152,10 @@ def test_a_refusal_is_not_asked_again(llm, server, proxy, code):
 
 
 def test_a_server_that_stays_ill_is_given_up(llm, server, proxy):
-    proxy.faults += [status(503)] * http.ATTEMPTS
-    with pytest.raises(BlspError, match=f"status 503: as injected, {http.ATTEMPTS} times; run again when"):
+    proxy.faults += [status(503)] * servers.ATTEMPTS
+    with pytest.raises(BlspError, match=f"status 503: as injected, {servers.ATTEMPTS} times; run again when"):
         list(ask_server(server, llm[1], prompts(llm[1])[:1], MAX_NEW_TOKENS))
-    assert len(proxy.seen) == http.ATTEMPTS
+    assert len(proxy.seen) == servers.ATTEMPTS
     proxy.faults += [status(503, Retry_After="86400")]
     with pytest.raises(BlspError, match="it wants to be left alone for 86400 s"):
         list(ask_server(server, llm[1], prompts(llm[1])[:1], MAX_NEW_TOKENS))
@@ -216,7 +188,7 @@ def test_where_nobody_answers_it_is_said_at_once(llm):
 
 def test_an_address_where_nothing_is_said_is_given_up_soon(llm, monkeypatch):
     """A full backlog: connections are neither taken nor refused."""
-    monkeypatch.setattr(http, "CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(servers, "CONNECT_TIMEOUT_S", 0.5)
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(0)

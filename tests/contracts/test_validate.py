@@ -381,3 +381,17 @@ def test_the_command_prints_the_refusal_alone_and_fails(capsys):
     write_json("params.yaml", RAW_PARAMS)  # JSON is YAML too
     assert main(["validate"]) == 1
     assert capsys.readouterr().err.startswith("blsp validate: 1 of ")
+
+
+@pytest.mark.parametrize(
+    ("behaviours", "expected"),
+    [
+        ({}, "reports/continuations.json knows no behaviour 'continuation'"),
+        ({"continuation": {"rows": 24, "dropped": {}}}, "json has no rows_not_asked of the behaviour 'continuation'"),
+    ],
+)
+def test_a_report_of_other_continuations_is_refused(behaviours, expected):
+    pack(good_rows())
+    write_json("reports/continuations.json", {"behaviours": behaviours})
+    with pytest.raises(BlspError, match=f"{expected} .*run `blsp continuations` again"):
+        validate.run(PARAMS)

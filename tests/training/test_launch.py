@@ -18,12 +18,12 @@ from tests.trained import PARAMS
 from tests.training.test_processes import ROOT
 
 # Both "devices" are this CPU: the processes that the launcher starts see none, and talk over gloo.
-BLSP = "import torch; torch.accelerator.device_count = lambda: 2; from blsp.cli import main; exit(main(['train']))"
+BLSP = "import torch; torch.accelerator.device_count = lambda: 2; from blsp.cli import main; exit(main())"
 
 
-def blsp_train():
+def blsp_train(*options):
     return subprocess.run(
-        [sys.executable, "-c", BLSP],
+        [sys.executable, "-c", BLSP, "train", *options],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "BLSP_TRACKING": "off"},
         capture_output=True,
         text=True,

@@ -1,0 +1,74 @@
+"""Every system's answers as one table: a row is one item under one instruction of one task.
+
+Its columns: `system`, `seed` (of its adapter's training), `condition` (what was done to the audio; `clean`: nothing),
+`task`, `instruction`, `id`, `language`, `speaker`, `audio_s`, `transcript`, `reference`, `answer`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from blsp.errors import BlspError
+from blsp.evaluation.systems import System
+from blsp.evaluation.tasks import Item, items_of, reference_of
+from blsp.files import write_bytes
+from blsp.params import Task
+
+CLEAN = "clean"
+
+
+def ask(
+    systems: Mapping[str, System],
+    tasks: Mapping[str, Task],
+    items: list[Item],
+    seed: int,
+    condition: str = CLEAN,
+) -> pd.DataFrame:
+    """The table of all systems' answers to all tasks' instructions; what was done to the items is `condition`.
+
+    A task that no item has a reference for is left out and said so.
+    """
+    parts = []
+    asked = {name: items_of(task, items) for name, task in tasks.items()}
+    runs = len(systems) * sum(len(tasks[name].instructions) for name, judged in asked.items() if judged)
+    with tqdm(total=runs, desc=f"answers, {condition}", unit="run") as progress:
+        for name, judged in asked.items():
+            if not judged:
+                print(f"evaluate: no test item has a reference for {name}; the task is left out")
+                continue
+            known = pd.DataFrame(
+                {
+                    "id": [item.id for item in judged],
+                    "language": [item.language for item in judged],
+                    "speaker": [item.speaker for item in judged],
+                    "audio_s": [len(item.samples) / item.sampling_rate_hz for item in judged],
+                    "transcript": [item.transcript for item in judged],
+                    "reference": [reference_of(tasks[name], item) for item in judged],
+                }
+            )
+            for instruction in tasks[name].instructions:
+                for system, answer in systems.items():
+                    own = known.assign(system=system, seed=seed, condition=condition, task=name)
+                    parts.append(own.assign(instruction=instruction, answer=answer(instruction, judged)))
+                    progress.update()
+    if not parts:
+        raise BlspError(
+            "no test item has a reference for any task of evaluate.tasks in params.yaml; give rows of the split `test` "
+            "a translation, an intent or an answer, or look at the tasks' language and source"
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def write_answers(table: pd.DataFrame, path: str | Path) -> None:
+    """Nothing; the table is at `path`, as parquet."""
+    write_bytes(path, table.to_parquet(index=False))
+
+
+def read_answers(path: str | Path) -> pd.DataFrame:
+    """The table that `write_answers` left. Raises BlspError where there is none."""
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        raise BlspError(f"{path}: no such file; run `blsp evaluate` first") from None

@@ -1,0 +1,119 @@
+"""How much the systems bear: their figures in every condition side by side, and by the voice that speaks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from blsp.evaluation.answers import CLEAN
+from blsp.evaluation.metrics import Metric
+from blsp.evaluation.resampling import Figure, Resampling, bootstrap
+from blsp.evaluation.scores import summed
+from blsp.params import Condition
+
+STYLES = {"cascade": ("#4c8fb0", "s"), "speech": ("#d1495b", "o"), "untrained": ("#8a8a8a", "^")}
+OTHERS = (("#edae49", "D"), ("#6a4c93", "v"), ("#00798c", "P"))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one panel shows: the figures {system: {condition or voice: figure}}, and what they are called."""
+
+    title: str
+    metric: str
+    figures: Mapping[str, Mapping[str, Figure]]
+
+
+def figures_by(key: str, graded: pd.DataFrame, metric: Metric, resampling: Resampling) -> dict[str, dict[str, Figure]]:
+    """{system: {value of the key: figure}} of the graded answers to one task; `key` is `condition` or `speaker`.
+
+    Rows without a value are left out. Intervals are over the items of each group.
+    """
+    figures: dict[str, dict[str, Figure]] = {}
+    for value, rows in graded.groupby(key, sort=False):
+        for system, counts in summed(rows).items():
+            figures.setdefault(system, {})[str(value)] = bootstrap(
+                counts, metric.compute, resampling, f"{metric.signature}|{key}:{value}"
+            )
+    return figures
+
+
+def draw_conditions(panels: Sequence[Panel], conditions: Mapping[str, Condition], path: Path) -> None:
+    """Nothing; a picture with a row of points a panel: clean audio, then noise from soft to loud, then all else.
+
+    Points of one kind of noise are joined, since they lie on a scale. A system measured on clean audio alone (the
+    LLM reading the true transcript) is a dashed line.
+    """
+    measured = {name for panel in panels for figures in panel.figures.values() for name in figures}
+    noisy: dict[str, list[str]] = {}
+    for name, condition in conditions.items():
+        if condition.snr_db is not None and name in measured:
+            noisy.setdefault(condition.kind, []).append(name)
+    series = [sorted(names, key=lambda name: -(conditions[name].snr_db or 0)) for names in noisy.values()]
+    others = [name for name, condition in conditions.items() if condition.snr_db is None and name in measured]
+    order = [CLEAN, *(name for names in series for name in names), *others]
+    joined = [[CLEAN, *names] for names in series]
+    _draw(panels, order, joined, {name: _caption(name, conditions.get(name)) for name in order}, path)
+
+
+def draw_voices(panels: Sequence[Panel], path: Path) -> None:
+    """Nothing; a picture of the figures by voice: first the one on which the first panel's last system is best."""
+    *_, last = panels[0].figures.values()
+    sign = 1 if panels[0].metric == "wer" else -1
+    order = sorted(last, key=lambda voice: (sign * last[voice]["value"], voice))
+    _draw(panels, order, [], {voice: f"{voice} ({last[voice]['n']})" for voice in order}, path)
+
+
+def _draw(
+    panels: Sequence[Panel], order: list[str], joined: list[list[str]], captions: Mapping[str, str], path: Path
+) -> None:
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(max(0.62 * len(order), 4) + 1.2, 2.3 * len(panels) + 0.9), layout="constrained")
+    axes = canvas.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
+    at = {name: position for position, name in enumerate(order)}
+    for axis, panel in zip(axes, panels, strict=True):
+        free = iter(OTHERS * len(panel.figures))
+        points = {name: some for name, some in panel.figures.items() if set(some) & set(order) != {CLEAN}}
+        for place, (system, figures) in enumerate(points.items()):
+            colour, marker = STYLES.get(system) or next(free)
+            shift = (place - (len(points) - 1) / 2) * 0.16
+            shown = [name for name in order if name in figures]
+            x, values = [at[name] + shift for name in shown], [figures[name]["value"] for name in shown]
+            below = [max(figures[name]["value"] - figures[name]["low"], 0) for name in shown]
+            above = [max(figures[name]["high"] - figures[name]["value"], 0) for name in shown]
+            axis.errorbar(
+                x, values, [below, above], color=colour, fmt=marker, ms=5, capsize=2, lw=1, label=system, zorder=3
+            )
+            for names in joined:
+                line = [name for name in names if name in figures]
+                axis.plot([at[n] + shift for n in line], [figures[n]["value"] for n in line], color=colour, lw=1.2)
+        for system in panel.figures.keys() - points.keys():
+            value = panel.figures[system][CLEAN]["value"]
+            axis.axhline(value, color="black", ls="--", lw=1, label=f"{system} (no audio)")
+        direction = "lower" if panel.metric == "wer" else "higher"
+        axis.set_title(f"{panel.title}: {panel.metric}, {direction} is better", fontsize=9, loc="left")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3, axis="y")
+        axis.margins(y=0.08)
+        if panel.metric == "accuracy":
+            axis.set_ylim(min(axis.get_ylim()[0], 0.9), 1.03)
+    axes[-1].set_xticks(range(len(order)), [captions[name] for name in order], fontsize=8)
+    if max(map(len, "\n".join(captions.values()).split("\n"))) > 9:
+        axes[-1].tick_params(axis="x", rotation=30)
+    handles, labels = axes[0].get_legend_handles_labels()
+    canvas.legend(handles, labels, loc="outside upper right", ncols=len(labels), fontsize=8, frameon=False)
+    canvas.savefig(path, dpi=130)
+
+
+def _caption(name: str, condition: Condition | None) -> str:
+    """What stands under a condition's points; what it is rather than what it is called, where that is short."""
+    if condition is None:
+        return name
+    if condition.snr_db is not None:
+        return f"{'white' if condition.kind == 'white_noise' else 'noise'}\n{condition.snr_db:g} dB"
+    if condition.tempo is not None:
+        return f"{'faster' if condition.tempo > 1 else 'slower'}\nx {condition.tempo:g}"
+    return name.replace("_", "\n")

@@ -1,0 +1,109 @@
+"""The stage `ablations`: what one setting at a time does, as a curve a setting: reports/ablations."""
+
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from blsp import markdown
+from blsp.evaluation.evaluate import comparisons, figures, tasks_of
+from blsp.evaluation.report import cell
+from blsp.evaluation.resampling import Resampling
+from blsp.files import replace_dir, write_json, write_text
+from blsp.paper.compare import by_seed, measure_answers, measure_gaps, read_measured
+from blsp.params import Params
+
+FOLDER = "reports/ablations"
+PAGE, JSON = "ablations.md", "ablations.json"
+SURE = 0.05  # a difference whose p is below it is marked
+
+
+def run(params: Params) -> None:
+    """Nothing; afterwards reports/ablations holds the page, a picture of each axis, and ablations.json."""
+    settings, axes = params.evaluate, params.experiments.axes
+    names = list(dict.fromkeys(chain.from_iterable(axes.values())))
+    resampling = Resampling(settings.bootstrap_samples, settings.confidence, settings.seed)
+    graded, gaps = read_measured(params, names)
+    measured = measure_answers(graded, params)
+    behaviour = gaps["task"].iloc[0]
+    measured += measure_gaps(gaps[gaps["task"] == behaviour])
+    reference = next(iter(params.experiments.variants))
+    others = [(name, reference) for name in names if name != reference]
+    found = {
+        "systems": figures(measured, resampling),
+        "seeds": by_seed(graded, gaps, params, names),
+        "comparisons": comparisons(measured, others, resampling),
+        "axes": axes,
+        "tasks": tasks_of(measured),
+        "reference": reference,
+    }
+    with replace_dir(FOLDER) as folder:
+        for axis in axes:
+            _draw(found, axis, folder / f"{axis}.png")
+        write_json(folder / JSON, found)
+        write_text(folder / PAGE, _page(found, params))
+    print("\n\n".join(f"{axis}\n{_table(found, axis)}" for axis in axes))
+
+
+def _table(found: Mapping[str, Any], axis: str) -> str:
+    """A row a point of the axis; a value that differs from the reference's by more than chance has a star."""
+    sure = {(one["system"], one["task"], one["metric"]) for one in found["comparisons"] if one["p"] < SURE}
+    header = [axis, *(f"{task['name']} ({task['metric']})" for task in found["tasks"])]
+    rows = [
+        [
+            f"{place:g}",
+            *(
+                cell(found["systems"][name][task["name"]][task["metric"]])
+                + ("*" if (name, task["name"], task["metric"]) in sure else "")
+                for task in found["tasks"]
+            ),
+        ]
+        for name, place in sorted(found["axes"][axis].items(), key=lambda point: point[1])
+    ]
+    return markdown.table(header, rows)
+
+
+def _page(found: Mapping[str, Any], params: Params) -> str:
+    seeds = ", ".join(map(str, params.experiments.seeds))
+    lines = [
+        "# Ablations",
+        "",
+        f"One setting at a time, beside `{found['reference']}`. Every point is the mean over the seeds {seeds}, in "
+        f"brackets the {params.evaluate.confidence:.0%} bootstrap interval over utterances; a star marks a difference "
+        f"from `{found['reference']}` with p below {SURE:g}, on the same utterances by approximate randomisation. "
+        "`kl` and `top1_agreement` are the behaviour gap on the continuations.",
+    ]
+    for axis in found["axes"]:
+        lines += ["", f"## {axis}", "", _table(found, axis), "", f"![{axis}]({axis}.png)"]
+    return "\n".join(lines) + "\n"
+
+
+def _draw(found: Mapping[str, Any], axis: str, path: Path) -> None:
+    """A panel a task: its metric along the axis, with intervals, and a dot a seed."""
+    from matplotlib.figure import Figure as Canvas
+
+    points = sorted(found["axes"][axis].items(), key=lambda point: point[1])
+    tasks = found["tasks"]
+    columns = -(-len(tasks) // 2)
+    canvas = Canvas(figsize=(2.8 * columns, 5.4), layout="constrained")
+    panels = list(canvas.subplots(2, columns, squeeze=False).flat)
+    for panel, task in zip(panels, tasks, strict=False):
+        own = [found["systems"][name][task["name"]][task["metric"]] for name, _ in points]
+        values = [figure["value"] for figure in own]
+        below = [max(figure["value"] - figure["low"], 0) for figure in own]
+        above = [max(figure["high"] - figure["value"], 0) for figure in own]
+        # Settings are doubled or halved, and may be none: evenly spaced, each by its value.
+        panel.errorbar(range(len(points)), values, [below, above], color="#d1495b", marker="o", ms=4, capsize=3, lw=1.2)
+        for at, (name, _) in enumerate(points):
+            seeds = found["seeds"][name][task["name"]][task["metric"]]
+            panel.plot([at] * len(seeds), seeds, ".", color="black", ms=4, zorder=3)
+        panel.set_xticks(range(len(points)), [f"{place:g}" for _, place in points], fontsize=8)
+        better = "higher" if task["higher_is_better"] else "lower"
+        panel.set_title(f"{task['name']}: {task['metric']}, {better} is better", fontsize=8)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelsize=8)
+        panel.grid(alpha=0.3, axis="y")
+    for panel in panels[len(tasks) :]:
+        panel.set_visible(False)
+    canvas.supxlabel(axis, fontsize=9)
+    canvas.savefig(path, dpi=130)

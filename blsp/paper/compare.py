@@ -1,0 +1,135 @@
+"""The stage `paper`: all variants, measured one by one before, and the baselines, side by side on one page."""
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, cast
+
+import pandas as pd
+
+from blsp.evaluation.answers import read_answers
+from blsp.evaluation.evaluate import ANSWERS as BASELINES
+from blsp.evaluation.evaluate import comparisons, figures, tasks_of
+from blsp.evaluation.gap import UtteranceGap, gap_by_length
+from blsp.evaluation.resampling import Resampling, difference
+from blsp.evaluation.robustness import figures_by
+from blsp.evaluation.scores import Measured, grade, measure, metrics_of, summed
+from blsp.evaluation.sensitivity import measure_sensitivity
+from blsp.files import read_json
+from blsp.paper import page
+from blsp.paper.measure import ANSWERS, CLUSTERS, GAPS, SIMILARITY, measured_folders
+from blsp.paper.robustness import ANSWERS as ROBUSTNESS
+from blsp.paper.robustness import judged_tasks
+from blsp.params import Params
+
+LENGTH_BINS = 5
+
+
+def run(params: Params) -> None:
+    """Nothing; afterwards reports/paper holds the page, its figures, paper.json and the answers to read and hear."""
+    names, settings = list(params.experiments.variants), params.evaluate
+    resampling = Resampling(settings.bootstrap_samples, settings.confidence, settings.seed)
+    graded, gaps = read_measured(params, names)
+    first_folders = {name: measured_folders(params, name)[0] for name in names}
+    judged, gapped = measure_answers(graded, params), measure_gaps(gaps)
+    found = {
+        "systems": figures(judged, resampling),
+        "gaps": figures(gapped, resampling),
+        "seeds": by_seed(graded, gaps, params, names),
+        "comparisons": comparisons([*judged, *gapped], params.experiments.compared, resampling),
+        "gap_by_length": lengths(gaps, params, resampling),
+        "similarity": {name: read_json(own / SIMILARITY) for name, own in first_folders.items()},
+        "tasks": tasks_of(judged),
+        "instructions": {name: task.instructions for name, task in settings.tasks.items()},
+    }
+    worse = grade(read_answers(ROBUSTNESS), judged_tasks(params), params.corpus.normalizer)
+    found["conditions"] = by_condition(worse, params, resampling)
+    clusters = {name: pd.read_parquet(own / CLUSTERS) for name, own in first_folders.items()}
+    page.write(found, graded, clusters, params)
+    print(page.tables(found))
+
+
+def read_measured(params: Params, names: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The graded answers of these variants from all seeds and of the baselines, and the variants' gaps."""
+    folders = list(chain.from_iterable(measured_folders(params, name) for name in names))
+    answers = pd.concat([baselines(), *(read_answers(folder / ANSWERS) for folder in folders)], ignore_index=True)
+    gaps = pd.concat([pd.read_parquet(folder / GAPS) for folder in folders], ignore_index=True)
+    return grade(answers, params.evaluate.tasks, params.corpus.normalizer), gaps
+
+
+def baselines() -> pd.DataFrame:
+    """The answers of the systems that no variant trains: those of the stage `evaluate`, but for its own adapter's."""
+    answers = read_answers(BASELINES).drop(columns="quality")
+    return answers[answers["system"] != "speech"]
+
+
+def by_condition(graded: pd.DataFrame, params: Params, resampling: Resampling) -> list[dict[str, Any]]:
+    """{"task", "metric", "figures": {system: {condition: figure}}, "differences": [...]} of each task.
+
+    A difference is speech less cascade under a condition, on the same utterances.
+    """
+    found = []
+    for task, metric in metrics_of(graded, judged_tasks(params), params.corpus.normalizer).items():
+        rows = graded[graded["task"] == task]
+        differences = []
+        for condition, own in rows.groupby("condition", sort=False):
+            counts = summed(own)
+            tested = difference(counts["speech"], counts["cascade"], metric.compute, resampling)
+            differences.append({"condition": str(condition), **tested})
+        figures_of = figures_by("condition", rows, metric, resampling)
+        found.append({"task": task, "metric": metric.name, "figures": figures_of, "differences": differences})
+    return found
+
+
+def measure_gaps(gaps: pd.DataFrame) -> list[Measured]:
+    """The behaviour gap of the variants on each task: KL in nats a token, and the share of tokens they agree on."""
+    found = []
+    for task, rows in gaps.groupby("task", sort=False):
+        for metric, column, higher in (("kl", "kl", False), ("top1_agreement", "agreement", True)):
+            counts = rows.assign(counts=list(rows[[column, "tokens"]].to_numpy(dtype=float)))
+            found.append(
+                Measured(
+                    task=str(task),
+                    metric=metric,
+                    higher_is_better=higher,
+                    counts=summed(counts),
+                    compute=lambda total: total[0] / total[1],
+                    signature=f"{metric}|speech against text, the same response|temperature:1",
+                )
+            )
+    return found
+
+
+def measure_answers(graded: pd.DataFrame, params: Params) -> list[Measured]:
+    """What is measured of the answers in this table."""
+    tasks = params.evaluate.tasks
+    metrics = metrics_of(graded, tasks, params.corpus.normalizer)
+    return [*measure(graded, tasks, metrics), *measure_sensitivity(graded, tasks)]
+
+
+def by_seed(
+    graded: pd.DataFrame, gaps: pd.DataFrame, params: Params, names: Sequence[str]
+) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """{variant: {task: {metric: a value a seed}}} of these variants, seeds in the order of experiments.seeds."""
+
+    def each_alone(table: pd.DataFrame) -> pd.DataFrame:
+        alone = table["system"] + "-" + table["seed"].astype(str)
+        return table.assign(system=table["system"].where(~table["system"].isin(names), alone))
+
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for one in (*measure_answers(each_alone(graded), params), *measure_gaps(each_alone(gaps))):
+        for name in names:
+            totals = [one.counts[f"{name}-{seed}"].sum(0) for seed in params.experiments.seeds]
+            found.setdefault(name, {}).setdefault(one.task, {})[one.metric] = [float(one.compute(t)) for t in totals]
+    return found
+
+
+def lengths(gaps: pd.DataFrame, params: Params, resampling: Resampling) -> dict[str, list[dict[str, Any]]]:
+    """{task: the gap in bins of the audio's length, shortest first} of the first variant, over all its seeds."""
+    own = gaps[gaps["system"] == next(iter(params.experiments.variants))]
+    found = {}
+    for task, rows in own.groupby("task", sort=False):
+        totals = rows.groupby(["id", "samples"], as_index=False)[["kl", "agreement", "tokens"]].sum()
+        utterances = cast(list[UtteranceGap], totals.to_dict("records"))
+        rate_hz = params.corpus.sampling_rate_hz
+        found[str(task)] = gap_by_length(utterances, LENGTH_BINS, rate_hz, resampling, str(task))
+    return found

@@ -1,0 +1,201 @@
+"""The comparison on paper: one page with its tables and figures, the same as JSON, and the answers to read and hear."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from blsp import markdown
+from blsp.evaluation import gap_plots
+from blsp.evaluation import page as answers_page
+from blsp.evaluation.clusters import draw_clusters
+from blsp.evaluation.report import cell, comparison_table, number
+from blsp.evaluation.robustness import Panel, draw_conditions
+from blsp.evaluation.tasks import test_items
+from blsp.files import replace_dir, write_json, write_text
+from blsp.params import Params, Train
+
+FOLDER = "reports/paper"
+PAGE, JSON, LISTEN = "paper.md", "paper.json", "answers.html"
+BASELINES = {
+    "text": "the LLM reads the true transcript: the ceiling",
+    "cascade": "the speech model's own transcript, then the LLM",
+    "untrained": "the LLM hears the speech through a fresh adapter: the floor",
+}
+
+
+def write(found: dict[str, Any], graded: pd.DataFrame, clusters: Mapping[str, pd.DataFrame], params: Params) -> None:
+    """Nothing; reports/paper then holds the page, its figures, the JSON and the page to read and listen to.
+
+    `clusters` are the points of each variant (blsp.evaluation.clusters).
+    """
+    first = next(iter(params.experiments.variants))
+    items = {item.id: item for item in test_items()}
+    with replace_dir(FOLDER) as folder:
+        gap_plots.draw_similarity(found["similarity"], folder / "similarity.png")
+        draw_clusters(clusters, {id_: item.intent for id_, item in items.items()}, folder / "clusters.png")
+        gap_plots.draw_gap_by_task(found["gaps"], folder / "gap_by_task.png")
+        gap_plots.draw_gap_by_length(found["gap_by_length"], folder / "gap_by_length.png")
+        _draw_systems(found, folder / "systems.png")
+        panels = [Panel(one["task"], one["metric"], one["figures"]) for one in found["conditions"]]
+        draw_conditions(panels, params.evaluate.conditions, folder / "conditions.png")
+        answers_page.write_page(
+            graded,
+            answers_page.Systems(ours=first, against="cascade"),
+            lambda id_, condition: items[id_].as_heard,
+            folder / LISTEN,
+            about=f"Every system of {PAGE}.",
+        )
+        write_json(folder / JSON, found)
+        write_text(folder / PAGE, _page(found, params))
+
+
+def tables(found: Mapping[str, Any]) -> str:
+    """All systems on all tasks, and the differences between them, as Markdown tables."""
+    return f"{_systems_table(found)}\n\n{comparison_table(found['comparisons'])}"
+
+
+def _systems_table(found: Mapping[str, Any]) -> str:
+    header = ["system", *(f"{task['name']} ({task['metric']})" for task in found["tasks"])]
+    rows = [
+        [name, *(_cell_of(found, name, task["name"], task["metric"]) for task in found["tasks"])]
+        for name in found["systems"]
+    ]
+    return markdown.table(header, rows)
+
+
+def _cell_of(found: Mapping[str, Any], system: str, task: str, metric: str) -> str:
+    """Value and interval, and below a system of several seeds the least and the most of any seed."""
+    figure = found["systems"][system][task].get(metric)
+    if figure is None:
+        return ""
+    seeds = found["seeds"].get(system, {}).get(task, {}).get(metric)
+    spread = f" ({number(min(seeds), figure)} to {number(max(seeds), figure)})" if seeds and len(seeds) > 1 else ""
+    return cell(figure) + spread
+
+
+def _gaps_table(found: Mapping[str, Any]) -> str:
+    tasks = list(dict.fromkeys(task for gaps in found["gaps"].values() for task in gaps))
+    rows = [
+        [name, *(f"{cell(gaps[task]['kl'])}, {cell(gaps[task]['top1_agreement'])}" for task in tasks)]
+        for name, gaps in found["gaps"].items()
+    ]
+    return markdown.table(["system", *tasks], rows)
+
+
+def _page(found: Mapping[str, Any], params: Params) -> str:
+    seeds = ", ".join(map(str, params.experiments.seeds))
+    changed = {name: _changes(own, params.train) for name, own in params.experiments.variants.items()}
+    lines = [
+        "# The comparison",
+        "",
+        f"Every trained system is the mean over the seeds {seeds}, in brackets the {params.evaluate.confidence:.0%} "
+        "bootstrap interval over utterances, then the least and the most of any seed. `followed` is the share of "
+        "answers that are nearer to what the LLM answers to that instruction, reading the transcript, than to what "
+        "it answers to another; `changed` the share of pairs of instructions with different answers.",
+        "",
+        _systems_table(found),
+        "",
+        *(f"- `{name}`: {meaning}" for name, meaning in BASELINES.items()),
+        *(f"- `{name}`: trained with {what}" for name, what in changed.items()),
+        "",
+        "![systems](systems.png)",
+        "",
+        "## Which differences are more than chance",
+        "",
+        "On the same utterances, answers of all seeds pooled; p is of approximate randomisation, two-sided.",
+        "",
+        comparison_table(found["comparisons"]),
+        "",
+        "## The gap between hearing and reading",
+        "",
+        "KL(text || speech) in nats a token, then the share of tokens that are the most likely in both, along what "
+        "the LLM answers to the transcript.",
+        "",
+        _gaps_table(found),
+        "",
+        "![gap by task](gap_by_task.png)",
+        f"![gap by length of the audio, {next(iter(changed))}](gap_by_length.png)",
+        "",
+        "How alike the LLM's states are, layer by layer (the first seed of each):",
+        "",
+        "![similarity of states by layer](similarity.png)",
+        "",
+        "Where utterances lie in the last layer, each in the colour of its intent:",
+        "",
+        "![clusters of utterances](clusters.png)",
+        "",
+        "## Worse audio",
+        "",
+        "The pipeline's own adapter (`speech`) and the cascade, under the first instruction of each task; the "
+        "difference is speech less cascade, on the same utterances.",
+        "",
+        _conditions_table(found),
+        "",
+        "![worse audio](conditions.png)",
+        "",
+        f"The answers, to read and to hear: [{LISTEN}]({LISTEN}).",
+        "",
+        "## Instructions",
+        "",
+        *(f"- {name}: {' / '.join(given)}" for name, given in found["instructions"].items()),
+        "",
+        "## Signatures",
+        "",
+        *(
+            f"- {task}.{metric}: n={figure['n']} `{figure['signature']}`"
+            for task, metrics in found["systems"][next(iter(changed))].items()
+            for metric, figure in metrics.items()
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _conditions_table(found: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            f"{one['task']} ({one['metric']})",
+            tested["condition"],
+            *(cell(one["figures"][system][tested["condition"]]) for system in ("cascade", "speech")),
+            cell(tested, "+"),
+            f"{tested['p']:.3f}",
+        ]
+        for one in found["conditions"]
+        for tested in one["differences"]
+    ]
+    return markdown.table(["task", "condition", "cascade", "speech", "difference", "p"], rows)
+
+
+def _changes(variant: Train, train: Train) -> str:
+    changed = {key: value for key, value in variant.model_dump().items() if value != getattr(train, key)}
+    return ", ".join(f"`{key}: {value}`" for key, value in changed.items()) or "`train` as it is"
+
+
+def _draw_systems(found: Mapping[str, Any], path: Path) -> None:
+    """A panel a task: each system a bar with its interval, and a dot a seed."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure as Canvas
+
+    tasks, systems = found["tasks"], list(found["systems"])
+    columns = -(-len(tasks) // 2)
+    canvas = Canvas(figsize=(3.4 * columns, 6.8), layout="constrained")
+    axes = list(canvas.subplots(2, columns, squeeze=False).flat)
+    for axis, task in zip(axes, tasks, strict=False):
+        for place, system in enumerate(systems):
+            figure = found["systems"][system][task["name"]][task["metric"]]
+            value, low, high = figure["value"], figure["low"], figure["high"]
+            axis.bar(place, value, color=colormaps["tab10"](place), width=0.7)
+            axis.errorbar(place, value, [[max(value - low, 0)], [max(high - value, 0)]], color="black", capsize=3)
+            seeds = found["seeds"].get(system, {}).get(task["name"], {}).get(task["metric"], [])
+            axis.plot([place] * len(seeds), seeds, ".", color="black", ms=5)
+        axis.set_xticks(range(len(systems)), systems, rotation=35, ha="right", fontsize=8)
+        if task["metric"] == "perplexity":
+            axis.set_yscale("log")
+        better = "higher" if task["higher_is_better"] else "lower"
+        axis.set_title(f"{task['name']}: {task['metric']}, {better} is better", fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+    for axis in axes[len(tasks) :]:
+        axis.set_visible(False)
+    canvas.savefig(path, dpi=130)

@@ -1,0 +1,42 @@
+"""params.yaml as frozen, typed records."""
+
+from blsp.params.evaluation import Condition, Evaluate, Judge, Task
+from blsp.params.loading import PARAMS_FILE, ParamsError, load_params
+from blsp.params.sections import (
+    AnswerQuality,
+    Backbones,
+    Behaviour,
+    Continuations,
+    Corpus,
+    Execution,
+    Gate,
+    Miniature,
+    MiniatureLlm,
+    MiniatureSpeech,
+    Params,
+    Source,
+)
+from blsp.params.training import Train
+
+__all__ = [
+    "PARAMS_FILE",
+    "AnswerQuality",
+    "Backbones",
+    "Behaviour",
+    "Condition",
+    "Continuations",
+    "Corpus",
+    "Evaluate",
+    "Execution",
+    "Gate",
+    "Judge",
+    "Miniature",
+    "MiniatureLlm",
+    "MiniatureSpeech",
+    "Params",
+    "ParamsError",
+    "Source",
+    "Task",
+    "Train",
+    "load_params",
+]

@@ -1,0 +1,43 @@
+"""What every section is made of: a strict record, and the kinds of value its keys may have."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+COMMIT = "^[0-9a-f]{40}$"
+NAME = "^[a-z][a-z0-9_]*$"
+LANGUAGE = "^(transcript|[a-z]{2,3})$"
+LANGUAGE_CODE = "^[a-z]{2,3}$"
+RAY_ADDRESS = "^(auto|(ray://)?[^:/@ ]+:[0-9]+)$"
+S3_PREFIX = "^s3://[a-z0-9][a-z0-9.-]+(/[^/]+)+$"
+SERVER_URL = "^https?://[^@/]+(/[^@]*)?/v1$"
+
+Count = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Revision = Annotated[str, Field(pattern=COMMIT)]
+Instruction = Annotated[str, Field(min_length=1)]
+FieldName = Annotated[str, Field(pattern=NAME)]
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown keys, wrong types and values out of range."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def refuse_empty_range(record: Record, lowest: str, highest: str) -> None:
+    low, high = getattr(record, lowest), getattr(record, highest)
+    if low >= high:
+        raise ValueError(f"{lowest} {low:g} is not below {highest} {high:g}")
+
+
+def shown(value: Any) -> str:
+    """The value as params.yaml would have it: null, true, 'text'; a long one is cut."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value)
+    return text if len(text) <= 80 else text[:79] + "…"

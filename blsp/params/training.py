@@ -1,0 +1,110 @@
+"""What the adapter is trained with: the section `train`, and what `experiments` changes in it."""
+
+from itertools import chain
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from blsp.params.record import Count, FieldName, NonNegative, Positive, Record, Share
+
+BASELINES = ("text", "cascade", "untrained")  # systems that nothing is trained for
+
+
+class Train(Record):
+    objective: Literal["kd", "ce"]
+    temperature: Positive
+    shares: dict[FieldName, Share]
+    corpus_share: Annotated[float, Field(gt=0, le=1)]
+    adapter: Literal["conv", "stack"]
+    downsampling: Count
+    bottleneck: Count
+    encoding: Literal["variable", "padded"]
+    steps: Count
+    batch_size: Count
+    micro_batch_tokens: Count
+    teacher: Literal["live", "stored"]
+    precision: Literal["float32", "bfloat16"]
+    gradient_checkpointing: bool
+    compile: bool
+    shard_llm: bool
+    workers: Annotated[int, Field(ge=0)]
+    encoder_cache_gib: NonNegative
+    checkpoint_every: Count
+    lr: Positive
+    warmup_steps: Annotated[int, Field(ge=0)]
+    weight_decay: NonNegative
+    clip_norm: Positive
+    validate_every: Count
+    seed: int
+
+    @model_validator(mode="after")
+    def shares_sum_to_one(self) -> Self:
+        total = sum(self.shares.values())
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"shares sum to {total:g}; they must sum to 1")
+        return self
+
+    @model_validator(mode="after")
+    def convolutions_halve(self) -> Self:
+        if self.adapter == "conv" and (self.downsampling < 2 or self.downsampling.bit_count() != 1):
+            raise ValueError(
+                f"each convolution of the conv adapter halves, so downsampling must be 2, 4, 8, ...; "
+                f"found {self.downsampling}; adapter: stack takes any"
+            )
+        return self
+
+
+class Experiments(Record):
+    """Further trainings, by name: each is the whole of `train` with its own changes in it."""
+
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    variants: dict[FieldName, Train]
+    ablations: dict[FieldName, Train]
+    compared: list[Annotated[list[str], Field(min_length=2, max_length=2)]]
+    axes: dict[FieldName, dict[str, float]]
+
+    @model_validator(mode="after")
+    def each_has_a_name_of_its_own(self) -> Self:
+        if twice := sorted(self.variants.keys() & self.ablations.keys()):
+            raise ValueError(f"{', '.join(twice)} is a variant and an ablation; give one another name")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {self.seeds} has one twice; once is enough")
+        return self
+
+    @model_validator(mode="after")
+    def what_is_compared_is_there(self) -> Self:
+        known = [*BASELINES, *self.variants]
+        for name in chain.from_iterable(self.compared):
+            if name not in known:
+                raise ValueError(f"compared has {name!r}, which is no system; there are {', '.join(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def points_are_trained(self) -> Self:
+        for axis, points in self.axes.items():
+            for name in points:
+                if name not in self.trainings:
+                    raise ValueError(f"axes.{axis} has {name!r}, which is neither a variant nor an ablation")
+        return self
+
+    @property
+    def trainings(self) -> dict[str, Train]:
+        """All of them, by name."""
+        return {**self.variants, **self.ablations}
+
+
+def with_changes(experiments: Any, train: Train | None) -> Any:
+    """The section `experiments` as it is written, each training in it made whole by what it leaves as `train` has it.
+
+    Where `train` itself is at fault (None), there is none: its faults would be told again with each.
+    """
+    if not isinstance(experiments, dict):
+        return experiments
+    groups = {key: value for key in ("variants", "ablations") if isinstance(value := experiments.get(key), dict)}
+    if train is None:
+        return {**experiments, **{key: {} for key in groups}, "compared": [], "axes": {}}
+
+    def whole(changes: Any) -> Any:
+        return {**train.model_dump(), **changes} if isinstance(changes, dict) else changes
+
+    return {**experiments, **{key: {n: whole(c) for n, c in value.items()} for key, value in groups.items()}}

@@ -1,0 +1,102 @@
+"""Figures by condition and by voice; the pictures are of everything that was measured."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from blsp.evaluation import gap_plots
+from blsp.evaluation.clusters import cluster_points, draw_clusters
+from blsp.evaluation.metrics import accuracy
+from blsp.evaluation.resampling import Resampling
+from blsp.evaluation.robustness import Panel, draw_conditions, draw_voices, figures_by
+from blsp.evaluation.states import States
+from blsp.params import load_params
+from tests.trained import PARAMS
+
+RESAMPLING = Resampling(50, 0.95, 1)
+PNG = b"\x89PNG"
+
+
+def graded(*rows):
+    """A table of answers to one task: (system, condition, speaker, right or wrong)."""
+    names = ["system", "condition", "speaker", "right"]
+    table = pd.DataFrame(rows, columns=names).assign(seed=1)
+    table["id"] = table["condition"] + " of " + table["speaker"].fillna("nobody")
+    return table.assign(counts=[np.array([right, 1.0]) for right in table["right"]])
+
+
+ROWS = graded(
+    *(("speech", "clean", voice, 1) for voice in ("f2", "m3")),
+    *(("speech", "noise_0db", voice, right) for voice, right in (("f2", 1), ("m3", 0))),
+    *(("cascade", "clean", voice, 1) for voice in ("f2", "m3")),
+)
+
+
+def test_figures_are_of_each_systems_rows_in_each_group():
+    found = figures_by("condition", ROWS, accuracy(), RESAMPLING)
+    assert {system: list(of) for system, of in found.items()} == {
+        "speech": ["clean", "noise_0db"],
+        "cascade": ["clean"],
+    }
+    assert found["speech"]["clean"]["value"] == 1 and found["speech"]["clean"]["n"] == 2
+    assert found["speech"]["noise_0db"]["value"] == 0.5
+    assert found["speech"]["noise_0db"]["signature"].startswith("accuracy|exact match, plain words|condition:noise_0db")
+    unsaid = graded(("speech", "clean", "m3", 0), ("speech", "clean", None, 1))
+    assert list(figures_by("speaker", unsaid, accuracy(), RESAMPLING)["speech"]) == ["m3"]
+
+
+def drawn_labels(monkeypatch, draw):
+    """What stands below the points of a picture, in order."""
+    from matplotlib.axes import Axes
+
+    seen = []
+    original = Axes.set_xticks
+
+    def set_xticks(self, ticks, labels=None, **kwargs):
+        seen.extend(labels or [])
+        return original(self, ticks, labels, **kwargs)
+
+    monkeypatch.setattr(Axes, "set_xticks", set_xticks)
+    draw()
+    return seen
+
+
+def test_conditions_stand_from_clean_over_rising_noise_to_the_others(tmp_path, monkeypatch):
+    conditions = load_params(PARAMS).evaluate.conditions
+    names = ["telephone", "clean", "noise_5db", "noise_20db", "slow"]
+    figures = figures_by("condition", graded(*(("speech", name, "f2", 1) for name in names)), accuracy(), RESAMPLING)
+    path = tmp_path / "robustness.png"
+    panels = [Panel("intent", "accuracy", figures)]
+    labels = drawn_labels(monkeypatch, lambda: draw_conditions(panels, conditions, path))
+    assert labels == ["clean", "noise\n20 dB", "noise\n5 dB", "slower\nx 0.8", "telephone"]
+    assert path.read_bytes().startswith(PNG)
+
+
+def test_voices_stand_from_the_best_on(tmp_path, monkeypatch):
+    panels = [Panel("intent", "accuracy", figures_by("speaker", ROWS[:4], accuracy(), RESAMPLING))]
+    labels = drawn_labels(monkeypatch, lambda: draw_voices(panels, tmp_path / "voices.png"))
+    assert labels == ["f2 (2)", "m3 (2)"]
+
+
+def figure(value):
+    return {"value": value, "low": value - 0.01, "high": value + 0.01, "n": 3, "signature": ""}
+
+
+@pytest.fixture
+def states():
+    rng = np.random.default_rng(1)
+    responses, content, prompt_end = rng.normal(size=(3, 2, 9, 4))
+    return States([f"u{row}" for row in range(9)], responses, np.arange(9), content, prompt_end)
+
+
+def test_the_gap_is_drawn(tmp_path, states):
+    kinds = {kind: {"cka": [figure(0.9)] * 2, "shuffled": [figure(0)] * 2} for kind in gap_plots.PANELS}
+    gaps = {"kl": figure(0.1), "top1_agreement": figure(0.9)}
+    bins = [{"from_s": at, "to_s": at + 1, **gaps} for at in (1, 2)]
+    gap_plots.draw_similarity({"speech": kinds, "untrained": kinds}, tmp_path / "similarity.png")
+    labels = dict(zip(states.ids, ["a", "b", None] * 3, strict=True))
+    draw_clusters({"speech": cluster_points(states, states)}, labels, tmp_path / "clusters.png")
+    gap_plots.draw_gap_by_task({"speech": {"st": gaps, "qa": gaps}, "ce": {"st": gaps}}, tmp_path / "tasks.png")
+    gap_plots.draw_gap_by_length({"st": bins, "qa": bins}, tmp_path / "length.png")
+    names = {path.name for path in tmp_path.iterdir() if path.read_bytes().startswith(PNG)}
+    assert names == {"similarity.png", "clusters.png", "tasks.png", "length.png"}
