@@ -3,16 +3,16 @@
     python -m benchmarks.evaluation [--items 60] [--rounds 3]
 
 Run it where the pipeline has run: it reads params.yaml, models/ and the test split. `batched` is the systems of
-blsp/evaluation/systems.py asked about all items at once, at `evaluate.batch_size`: they recognise or hear an item
-once, whatever number of instructions asks about it, and sort by length. `one_by_one` is the same models asked about one item
+blsp/evaluation/systems.py asked about all items at once, at `evaluate.batch_size`: they recognise or hear an item once,
+whatever number of instructions asks about it, and sort by length. `one_by_one` is the same models asked about one item
 after the other: the audio goes through the whole model for every instruction, by the call that serving makes, the LLM
 reads by `generate`, and the recogniser writes one transcript an item, once. Neither counts loading or scoring. Every
 system answers every task.
 
 Figures are seconds by system (the LLM alone is `text`), the median of the rounds, and the ratio of their sums: `ratio`
-by the clock, `cpu_ratio` by processor time, which other programs disturb less, with the lowest of the rounds. Items
-are taken at even distances from the test split sorted by length. `same_share` is the share of answers that are the
-same text both ways. The last line is JSON.
+by the clock, `cpu_ratio` by processor time, which other programs disturb less, with the lowest of the rounds. Items are
+taken at even distances from the test split sorted by length. `same_share` is the share of answers that are the same
+text both ways. The last line is JSON.
 """
 
 import argparse
