@@ -27,7 +27,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from blsp.backbones import load_recogniser, pins
 from blsp.data.text import normalizer_of_all
 from blsp.evaluation.metrics import word_error_rate
-from blsp.evaluation.resampling import Resampling, bootstrap
+from blsp.evaluation.resampling import bootstrap, resampling_of
 from blsp.evaluation.tasks import test_items
 from blsp.model.encoder import encode
 from blsp.model.processing import BlspProcessor
@@ -104,7 +104,7 @@ def main() -> None:
             texts[name].append(tokenizer.decode(read(model, frames), skip_special_tokens=True).strip())
     settings = params.evaluate
     normalizer = normalizer_of_all((item.language for item in items), params.corpus.normalizer)
-    resampling = Resampling(settings.bootstrap_samples, settings.confidence, settings.seed)
+    resampling = resampling_of(settings)
     metric = word_error_rate(normalizer)
     wer = {
         name: bootstrap(

@@ -3,16 +3,16 @@
     python -m benchmarks.evaluation [--items 60] [--rounds 3]
 
 Run it where the pipeline has run: it reads params.yaml, models/ and the test split. `batched` is the systems of
-blsp/evaluation/systems.py asked about all items at once, at `evaluate.batch_size`: they recognise or hear an item
-once, whatever number of tasks asks about it, and sort by length. `one_by_one` is the same models asked about one item
+blsp/evaluation/systems.py asked about all items at once, at `evaluate.batch_size`: they recognise or hear an item once,
+whatever number of instructions asks about it, and sort by length. `one_by_one` is the same models asked about one item
 after the other: the audio goes through the whole model for every instruction, by the call that serving makes, the LLM
 reads by `generate`, and the recogniser writes one transcript an item, once. Neither counts loading or scoring. Every
 system answers every task.
 
 Figures are seconds by system (the LLM alone is `text`), the median of the rounds, and the ratio of their sums: `ratio`
-by the clock, `cpu_ratio` by processor time, which other programs disturb less, with the lowest of the rounds. Items
-are taken at even distances from the test split sorted by length. `same_share` is the share of answers that are the
-same text both ways. The last line is JSON.
+by the clock, `cpu_ratio` by processor time, which other programs disturb less, with the lowest of the rounds. Items are
+taken at even distances from the test split sorted by length. `same_share` is the share of answers that are the same
+text both ways. The last line is JSON.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from blsp.model.decoding import greedy
 from blsp.params import Evaluate, load_params
 from blsp.training.train import ADAPTER_DIR
 
-Answers = dict[str, list[list[str]]]  # by system, of each task
+Answers = dict[str, list[list[str]]]  # by system, of each instruction
 Seconds = dict[str, tuple[float, float]]  # by system: by the clock, of the processor
 
 
@@ -98,7 +98,7 @@ def main() -> None:
     items = everything[:: max(len(everything) // options.items, 1)] if options.items else everything
     processor = BlspProcessor.from_pretrained(ADAPTER_DIR)
     model = BlspForConditionalGeneration.from_pretrained(ADAPTER_DIR, device_map=device_map())
-    instructions = list(settings.tasks.values())
+    instructions = [line for task in settings.tasks.values() for line in task.instructions]
     ways = {"batched": batched, "one_by_one": one_by_one}
     for way in ways.values():  # what is done once is done before
         measure(way(settings, model, processor), instructions[:1], items[:2])
@@ -115,7 +115,7 @@ def main() -> None:
         "torch": torch.__version__,
         "items": len(items),
         "audio_s": round(sum(len(item.samples) for item in items) / processor.feature_extractor.sampling_rate),
-        "tasks": len(instructions),
+        "instructions": len(instructions),
         "batch_size": settings.batch_size,
         "rounds": options.rounds,
     }

@@ -9,7 +9,8 @@ from blsp.files import read_json
 
 NEXT = """
 What to look at next:
-  reports/evaluation.md          the same table, examples of every answer, signatures
+  reports/evaluation.md          the same table, tests of the differences, examples, signatures
+  reports/answers.html           where speech lost most, and random utterances: to read and to hear
   reports/figures/               systems.png, learning_curve.png
   reports/data_docs/index.html   what Great Expectations found in the corpus and the continuations
   mlflow ui --backend-store-uri sqlite:///mlflow.db   runs, curves, lineage, the registered model

@@ -1,6 +1,7 @@
 """The `evaluate` stage: every system on every task, on the same held-out items, and the behaviour gap."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -12,7 +13,7 @@ from blsp.evaluation.answers import ask, write_answers
 from blsp.evaluation.gap import continued, gap_figures, utterance_gaps
 from blsp.evaluation.judge import ASPECTS, judge
 from blsp.evaluation.perplexity import with_perplexity
-from blsp.evaluation.resampling import Figure, Resampling, ratio
+from blsp.evaluation.resampling import Figure, Resampling, ratio, resampling_of
 from blsp.evaluation.scores import Measured, grade, measure, metrics_of
 from blsp.evaluation.sensitivity import measure_sensitivity
 from blsp.evaluation.systems import System, cascade_system, speech_system, text_system
@@ -53,11 +54,10 @@ def _evaluate(params: Params) -> dict[str, Any]:
         "speech": speech_system(settings, model, processor),
         "untrained": speech_system(settings, fresh, processor),
     }
-    resampling = Resampling(settings.bootstrap_samples, settings.confidence, settings.seed)
+    resampling = resampling_of(settings)
     answers = ask(systems, settings.tasks, items, params.train.seed)
     answers = with_perplexity(answers, settings.tasks, model.language_model, processor.tokenizer, settings)
     graded = grade(answers, settings.tasks, params.corpus.normalizer)
-    metrics = metrics_of(answers, settings.tasks, params.corpus.normalizer)
     write_answers(graded, ANSWERS)
     page.write_page(
         graded,
@@ -65,7 +65,7 @@ def _evaluate(params: Params) -> dict[str, Any]:
         lambda id_, condition: known[id_].as_heard,
         about="The systems of reports/evaluation.md.",
     )
-    measured = measure(graded, settings.tasks, metrics) + measure_sensitivity(answers, settings.tasks)
+    measured = measure_answers(graded, params)
     return {
         "systems": figures(measured, resampling),
         "comparisons": comparisons(measured, COMPARED, resampling),
@@ -81,6 +81,13 @@ def _evaluate(params: Params) -> dict[str, Any]:
         "adapter_sha256": sha256_of(ADAPTER_DIR),
         "backbones": pins(),
     }
+
+
+def measure_answers(graded: pd.DataFrame, params: Params) -> list[Measured]:
+    """What is measured of the answers in this table."""
+    tasks = params.evaluate.tasks
+    metrics = metrics_of(graded, tasks, params.corpus.normalizer)
+    return [*measure(graded, tasks, metrics), *measure_sensitivity(graded, tasks)]
 
 
 def figures(measured: Sequence[Measured], resampling: Resampling) -> dict[str, dict[str, dict[str, Figure]]]:

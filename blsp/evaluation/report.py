@@ -12,6 +12,7 @@ JSON = "reports/evaluation.json"
 MARKDOWN = "reports/evaluation.md"
 FIGURES = "reports/figures"
 TRAIN_LOG = "reports/train_log.jsonl"
+PANELS_A_ROW = 4
 MEANINGS = {
     "text": "the LLM reads the true transcript: the ceiling",
     "cascade": "the speech model's own transcript, then the LLM",
@@ -132,7 +133,7 @@ def _draw_systems(evaluation: dict[str, Any], path: Path) -> None:
     systems = {name: evaluation["systems"][name] for name in MEANINGS if name in evaluation["systems"]}
     tasks = evaluation["tasks"]
     figure, axes = _canvas(len(tasks))
-    for axis, task in zip(axes, tasks, strict=True):
+    for axis, task in zip(axes, tasks, strict=False):
         for position, (system, figures) in enumerate(systems.items()):
             value, low, high = (figures[task["name"]][task["metric"]][key] for key in ("value", "low", "high"))
             axis.bar(position, value, color=COLOURS[system], width=0.7)
@@ -142,6 +143,10 @@ def _draw_systems(evaluation: dict[str, Any], path: Path) -> None:
         better = "higher" if task["higher_is_better"] else "lower"
         axis.set_title(f"{task['name']}\n{task['metric']}, {better} is better", fontsize=9)
         axis.margins(y=0.12)
+        if task["metric"] == "perplexity":  # a fresh adapter's is thousands of times the others'
+            axis.set_yscale("log")
+    for axis in axes[len(tasks) :]:
+        axis.set_visible(False)
     figure.savefig(path, dpi=130)
 
 
@@ -168,11 +173,14 @@ def _draw_curve(path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def _canvas(columns: int) -> tuple[Any, Any]:
+def _canvas(panels: int) -> tuple[Any, list[Any]]:
+    """A figure, and at least so many panels, PANELS_A_ROW of them in a row."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.1 * columns, 3.2), layout="constrained")
-    axes = figure.subplots(1, columns, squeeze=False)[0]
+    columns = min(panels, PANELS_A_ROW)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(3.1 * columns, 3.2 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)

@@ -6,6 +6,8 @@ from typing import TypedDict
 
 import numpy as np
 
+from blsp.params import Evaluate
+
 Compute = Callable[[np.ndarray], float]
 """A metric's value, from its summed counts (K,)."""
 
@@ -52,6 +54,11 @@ class Resampling:
         """How often each item is drawn (R, I), where as many as there are are drawn with replacement."""
         rng = np.random.default_rng(self.seed)
         return rng.multinomial(items, np.full(items, 1 / items), self.samples)
+
+
+def resampling_of(settings: Evaluate) -> Resampling:
+    """As the section `evaluate` of params.yaml has it."""
+    return Resampling(settings.bootstrap_samples, settings.confidence, settings.seed)
 
 
 def bootstrap(counts: np.ndarray, compute: Compute, resampling: Resampling, signature: str) -> Figure:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from blsp import markdown
-from blsp.evaluation.evaluate import comparisons, figures, tasks_of
+from blsp.evaluation.evaluate import comparisons, figures, measure_answers, tasks_of
 from blsp.evaluation.report import cell
-from blsp.evaluation.resampling import Resampling
+from blsp.evaluation.resampling import resampling_of
 from blsp.files import replace_dir, write_json, write_text
-from blsp.paper.compare import by_seed, measure_answers, measure_gaps, read_measured
+from blsp.paper.compare import by_seed, measure_gaps, read_measured
 from blsp.params import Params
 
 FOLDER = "reports/ablations"
@@ -20,9 +20,9 @@ SURE = 0.05  # a difference whose p is below it is marked
 
 def run(params: Params) -> None:
     """Nothing; afterwards reports/ablations holds the page, a picture of each axis, and ablations.json."""
-    settings, axes = params.evaluate, params.experiments.axes
+    axes = params.experiments.axes
     names = list(dict.fromkeys(chain.from_iterable(axes.values())))
-    resampling = Resampling(settings.bootstrap_samples, settings.confidence, settings.seed)
+    resampling = resampling_of(params.evaluate)
     graded, gaps = read_measured(params, names)
     measured = measure_answers(graded, params)
     behaviour = gaps["task"].iloc[0]

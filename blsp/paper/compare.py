@@ -8,12 +8,11 @@ import pandas as pd
 
 from blsp.evaluation.answers import read_answers
 from blsp.evaluation.evaluate import ANSWERS as BASELINES
-from blsp.evaluation.evaluate import comparisons, figures, tasks_of
+from blsp.evaluation.evaluate import comparisons, figures, measure_answers, tasks_of
 from blsp.evaluation.gap import UtteranceGap, gap_by_length
-from blsp.evaluation.resampling import Resampling, difference
+from blsp.evaluation.resampling import Resampling, difference, resampling_of
 from blsp.evaluation.robustness import figures_by
-from blsp.evaluation.scores import Measured, grade, measure, metrics_of, summed
-from blsp.evaluation.sensitivity import measure_sensitivity
+from blsp.evaluation.scores import Measured, grade, metrics_of, summed
 from blsp.files import read_json
 from blsp.paper import page
 from blsp.paper.measure import ANSWERS, CLUSTERS, GAPS, SIMILARITY, measured_folders
@@ -27,7 +26,7 @@ LENGTH_BINS = 5
 def run(params: Params) -> None:
     """Nothing; afterwards reports/paper holds the page, its figures, paper.json and the answers to read and hear."""
     names, settings = list(params.experiments.variants), params.evaluate
-    resampling = Resampling(settings.bootstrap_samples, settings.confidence, settings.seed)
+    resampling = resampling_of(settings)
     graded, gaps = read_measured(params, names)
     first_folders = {name: measured_folders(params, name)[0] for name in names}
     judged, gapped = measure_answers(graded, params), measure_gaps(gaps)
@@ -97,13 +96,6 @@ def measure_gaps(gaps: pd.DataFrame) -> list[Measured]:
                 )
             )
     return found
-
-
-def measure_answers(graded: pd.DataFrame, params: Params) -> list[Measured]:
-    """What is measured of the answers in this table."""
-    tasks = params.evaluate.tasks
-    metrics = metrics_of(graded, tasks, params.corpus.normalizer)
-    return [*measure(graded, tasks, metrics), *measure_sensitivity(graded, tasks)]
 
 
 def by_seed(

@@ -16,7 +16,7 @@ from blsp.evaluation.answers import ask, write_answers
 from blsp.evaluation.clusters import cluster_points
 from blsp.evaluation.gap import answered, continued, utterance_gaps
 from blsp.evaluation.perplexity import with_perplexity
-from blsp.evaluation.resampling import Resampling
+from blsp.evaluation.resampling import resampling_of
 from blsp.evaluation.similarity import similarity
 from blsp.evaluation.states import States, layer_states, sample
 from blsp.evaluation.systems import speech_system
@@ -37,7 +37,6 @@ def run(params: Params, places: Places) -> None:
     assert places.variant is not None and places.seed is not None and places.measured is not None
     set_seed(places.seed)
     settings, items = params.evaluate, test_items()
-    resampling = Resampling(settings.bootstrap_samples, settings.confidence, settings.seed)
     processor = BlspProcessor.from_pretrained(places.adapter)
     model = BlspForConditionalGeneration.from_pretrained(places.adapter, device_map=device_map())
     systems = {places.variant: speech_system(settings, model, processor)}
@@ -49,7 +48,7 @@ def run(params: Params, places: Places) -> None:
         gaps = gaps.assign(system=places.variant, seed=places.seed)
         write_bytes(folder / GAPS, gaps.to_parquet(index=False))
         spoken, written = states(model, processor, params, items)
-        write_json(folder / SIMILARITY, similarity(spoken, written, resampling))
+        write_json(folder / SIMILARITY, similarity(spoken, written, resampling_of(settings)))
         write_bytes(folder / CLUSTERS, cluster_points(spoken, written).to_parquet(index=False))
     print(f"{places.measured}: {len(items)} test utterances measured")
 

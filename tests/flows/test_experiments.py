@@ -94,7 +94,13 @@ def test_what_fails_stops_no_other_and_alone_runs_again(capfd):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_is_stopped_saves_first_and_starts_no_other(number):
     set_variants(a="hangs", b="hangs")
-    running = subprocess.Popen([sys.executable, "-m", "flows.experiments", "paper"], stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "flows.experiments", "paper"],
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background of a script were told to ignore it, and their children with them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     deadline = time.monotonic() + 120
     while not list(Path().glob("*.began")) and time.monotonic() < deadline:
         time.sleep(0.1)
