@@ -1,7 +1,6 @@
 """The `evaluate` stage: every system on every task, on the same held-out items, and the behaviour gap."""
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import pandas as pd
