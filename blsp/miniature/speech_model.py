@@ -24,8 +24,10 @@ from transformers import (
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from blsp.miniature.corpus import ENGLISH, ESPEAK_LANGUAGES, GERMAN, spoken_sentences
+from blsp.miniature.grammar import Sentence
 from blsp.miniature.mel import HOP, MEL_BINS, all_features, mask_spectrogram, pad, warp_vocal_tract
-from blsp.miniature.synthesis import SAMPLING_RATE_HZ, Speech, speak
+from blsp.miniature.synthesis import SAMPLING_RATE_HZ, Prosody, Speech, speak
+from blsp.miniature.word_alignment import stands_for
 from blsp.model.encoder import encode, encoder_length
 from blsp.params import Miniature, MiniatureSpeech
 
@@ -45,15 +47,16 @@ WHOLE_WINDOW_SHARE = 0.2
 TRANSLATE_SHARE = 0.5  # of the German utterances; English ones are only transcribed
 TASK_POSITION = 2  # in what the decoder writes: after the start token and the language
 IGNORED = -100
+TimedWords = tuple[tuple[str, float], ...]  # each with when it begins, in seconds
 
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """One utterance to learn from: log-mel features (M, T), the number of the word at each encoder frame (S,), and by
-    task what the decoder is to write, from the start token to the end token (L,)."""
+    """One utterance to learn from: log-mel features (M, T), the number of the English word at each encoder frame (S,),
+    and by task what the decoder is to write, from the start token to the end token (L,)."""
 
     features: torch.Tensor
-    spoken_words: torch.Tensor
+    english_words: torch.Tensor
     labels: dict[str, list[int]]
 
 
@@ -62,7 +65,9 @@ def train_speech_model(settings: Miniature, folder: Path) -> None:
 
     The loss is the decoder's cross-entropy beside one on the encoder: the word that is being spoken, at every
     frame, as the synthesiser tells it. (CTC has to find that alignment first, and stays near its plateau for the
-    first hundreds of steps.) The head for it is dropped at the end.
+    first hundreds of steps.) Where German is spoken it is the English word that the German one stands for: this is what
+    makes the encoder's space one for both languages, as Whisper's is; docs/zero-shot.md has what happens without.
+    The head for it is dropped at the end.
     Most batches are encoded at the length of their audio; the rest fill the whole window, as Whisper's own
     `forward` and `generate` do, so that the checkpoint serves both.
     """
@@ -88,7 +93,7 @@ def train_speech_model(settings: Miniature, folder: Path) -> None:
                 if whole_window
                 else encode(model.get_encoder(), padded, mask)
             )
-            word_loss = _word_loss(word_head(frames), [lesson.spoken_words for lesson in batch])
+            word_loss = _word_loss(word_head(frames), [lesson.english_words for lesson in batch])
             text_loss = _text_loss(model, frames, [_labels(lesson, rng) for lesson in batch])
             loss = settings.speech.word_weight * word_loss + (1 - settings.speech.word_weight) * text_loss
             loss.backward()
@@ -106,10 +111,7 @@ def train_speech_model(settings: Miniature, folder: Path) -> None:
 def _lessons(
     settings: Miniature, extractor: WhisperFeatureExtractor
 ) -> tuple[WhisperTokenizer, list[str], list[Lesson]]:
-    """The tokenizer, the words by their numbers less one, and every utterance of the train split to learn from.
-
-    A word that both languages have is one word.
-    """
+    """The tokenizer, the English words by their numbers less one, and every utterance of the train split."""
     spoken = [
         (language, sentence, prosody)
         for language in ESPEAK_LANGUAGES
@@ -122,14 +124,25 @@ def _lessons(
         for text, (language, _, prosody) in zip(tqdm(texts, desc="speaking", unit="utt"), spoken, strict=True)
     ]
     features = all_features(extractor, [utterance.samples for utterance in speech])
-    words = sorted({word for utterance in speech for word, _ in utterance.words})
+    english = _in_english(spoken, speech)
+    words = sorted({word for utterance in english for word, _ in utterance})
     lessons = []
-    for (language, sentence, _), text, utterance, clip in zip(spoken, texts, speech, features, strict=True):
+    for (language, sentence, _), text, timed, clip in zip(spoken, texts, english, features, strict=True):
         labels = {"transcribe": _label(tokenizer, text, language, "transcribe")}
         if language == GERMAN:
             labels["translate"] = _label(tokenizer, sentence.text, language, "translate")
-        lessons.append(Lesson(clip, _word_at_each_frame(utterance, words, clip.shape[1]), labels))
+        lessons.append(Lesson(clip, _word_at_each_frame(timed, words, clip.shape[1]), labels))
     return tokenizer, words, lessons
+
+
+def _in_english(spoken: list[tuple[str, Sentence, Prosody]], speech: list[Speech]) -> list[TimedWords]:
+    """The spoken words and when each begins; of German speech, the English words that they stand for."""
+    timed = [utterance.words for utterance in speech]
+    german = [row for row, (language, _, _) in enumerate(spoken) if language == GERMAN]
+    pairs = [([word for word, _ in timed[row]], spoken[row][1].text.split()) for row in german]
+    for row, english in zip(german, stands_for(pairs), strict=True):
+        timed[row] = tuple((word, start_s) for word, (_, start_s) in zip(english, timed[row], strict=True))
+    return timed
 
 
 def _label(tokenizer: WhisperTokenizer, text: str, language: str, task: str) -> list[int]:
@@ -206,11 +219,11 @@ def _batches(lengths: list[int], batch_size: int, rng: random.Random) -> Iterato
         yield from batches
 
 
-def _word_at_each_frame(speech: Speech, words: list[str], mel_frames: int) -> torch.Tensor:
+def _word_at_each_frame(timed: TimedWords, words: list[str], mel_frames: int) -> torch.Tensor:
     """The number, from 1, of the word being spoken in the middle of each encoder frame (S,); 0 before the first."""
     middles = (torch.arange(encoder_length(mel_frames)) + 0.5) * 2 * HOP / SAMPLING_RATE_HZ
-    starts = torch.tensor([start_s for _, start_s in speech.words])
-    numbers = torch.tensor([0, *(words.index(word) + 1 for word, _ in speech.words)])
+    starts = torch.tensor([start_s for _, start_s in timed])
+    numbers = torch.tensor([0, *(words.index(word) + 1 for word, _ in timed)])
     return numbers[torch.searchsorted(starts, middles, right=True)]
 
 
