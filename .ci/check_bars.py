@@ -24,6 +24,8 @@ def main() -> int:
         ("speech QA", value["speech", "qa"], ">=", 0.85),
         ("speech BLEU", value["speech", "st"], ">=", 0.85 * cascade_bleu),
         ("speech WER", value["speech", "asr"], "<=", cascade_wer + 0.08),
+        ("German SLU", value["speech", "slu_de"], ">=", 0.60),
+        ("untrained German SLU", value["untrained", "slu_de"], "<=", value["speech", "slu_de"] / 2),
         ("top-1 agreement", report["alignment"]["top1_agreement"]["value"], ">=", 0.90),
         ("untrained SLU", value["untrained", "slu"], "<=", value["speech", "slu"] / 2),
         ("untrained WER", value["untrained", "asr"], ">=", 0.5),

@@ -17,7 +17,7 @@ from blsp.miniature.speech_model import (
     _word_at_each_frame,
     train_speech_model,
 )
-from blsp.miniature.synthesis import SAMPLING_RATE_HZ, Prosody, Speech, speak
+from blsp.miniature.synthesis import SAMPLING_RATE_HZ, Prosody, speak
 from blsp.params import load_params
 from tests.trained import PARAMS
 
@@ -41,20 +41,19 @@ def whisper(small, tmp_path_factory):
 
 def test_each_frame_has_the_word_at_its_middle():
     # Five frames of 40 ms, their middles at 20, 60, 100, 140 and 180 ms; the ninth mel frame fills half of the last.
-    speech = Speech(samples=None, words=(("stop", 0.03), ("it", 0.09), ("stop", 0.15)))
-    assert _word_at_each_frame(speech, ["it", "stop"], mel_frames=9).tolist() == [0, 2, 1, 1, 2]
-    assert _word_at_each_frame(speech, ["it", "stop"], mel_frames=4).tolist() == [0, 2]
+    timed = (("stop", 0.03), ("it", 0.09), ("stop", 0.15))
+    assert _word_at_each_frame(timed, ["it", "stop"], mel_frames=9).tolist() == [0, 2, 1, 1, 2]
+    assert _word_at_each_frame(timed, ["it", "stop"], mel_frames=4).tolist() == [0, 2]
 
 
 def test_a_word_that_begins_after_the_audio_is_at_no_frame():
-    speech = Speech(samples=None, words=(("stop", 0.0), ("it", 0.5)))
-    assert _word_at_each_frame(speech, ["it", "stop"], mel_frames=6).tolist() == [2, 2, 2]
+    assert _word_at_each_frame((("stop", 0.0), ("it", 0.5)), ["it", "stop"], mel_frames=6).tolist() == [2, 2, 2]
 
 
 def test_spoken_words_follow_each_other_to_the_end():
     speech = speak("start a timer of 50 minutes", "en-us", Prosody("f2", 180, 50, 50))
     said = [word for word, _ in speech.words]
-    numbers = _word_at_each_frame(speech, sorted(said), mel_frames=-(-len(speech.samples) // HOP))
+    numbers = _word_at_each_frame(speech.words, sorted(said), mel_frames=-(-len(speech.samples) // HOP))
     assert [sorted(said)[number - 1] for number in torch.unique_consecutive(numbers)] == said
     # A frame lasts 40 ms: each word has as many as it is long.
     starts = [start_s for _, start_s in speech.words]
@@ -84,6 +83,16 @@ def test_it_is_told_a_language_and_a_task_or_finds_the_language_out(whisper):
     assert prompts["de", "translate"][1:3] == ["<|de|>", "<|translate|>"]
     assert prompts["en", "transcribe"][1:3] == ["<|en|>", "<|transcribe|>"]
     assert len(recognise(whisper, [samples, np.concatenate([samples, samples])], "<|de|>")) == 2
+
+
+def test_german_frames_are_named_by_english_words_of_their_translation(small, whisper):
+    _, words, lessons = _lessons(small, whisper.extractor)
+    said = [
+        [words[number - 1] for number in torch.unique_consecutive(lesson.english_words).tolist() if number]
+        for lesson in lessons
+    ]
+    for english, german in zip(said[:5], said[6:], strict=True):  # the same requests
+        assert german and set(german) <= set(english)
 
 
 def test_german_is_transcribed_and_translated_english_only_transcribed(small, whisper):
