@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from blsp import markdown
+from blsp.evaluation import plots
 from blsp.files import replace_dir, write_json, write_text
 
 JSON = "reports/evaluation.json"
@@ -13,13 +14,14 @@ MARKDOWN = "reports/evaluation.md"
 FIGURES = "reports/figures"
 TRAIN_LOG = "reports/train_log.jsonl"
 PANELS_A_ROW = 4
+PANEL_IN = (3.1, 3.2)  # inches, width and height
 MEANINGS = {
     "text": "the LLM reads the true transcript: the ceiling",
     "cascade": "the speech model's own transcript, then the LLM",
     "speech": "the LLM hears the speech through the trained adapter",
     "untrained": "the same with a fresh adapter: the floor",
 }
-COLOURS = {"text": "#4c6a92", "cascade": "#8fb0c6", "speech": "#d1495b", "untrained": "#b9b9b9"}
+COLOURS = {"text": "#4c6a92", "cascade": "#8fb0c6", "speech": plots.SPEECH, "untrained": "#b9b9b9"}
 
 
 def write(evaluation: dict[str, Any]) -> None:
@@ -132,27 +134,24 @@ def _judge(found: dict[str, Any] | None) -> list[str]:
 def _draw_systems(evaluation: dict[str, Any], path: Path) -> None:
     systems = {name: evaluation["systems"][name] for name in MEANINGS if name in evaluation["systems"]}
     tasks = evaluation["tasks"]
-    figure, axes = _canvas(len(tasks))
-    for axis, task in zip(axes, tasks, strict=False):
-        for position, (system, figures) in enumerate(systems.items()):
-            value, low, high = (figures[task["name"]][task["metric"]][key] for key in ("value", "low", "high"))
-            axis.bar(position, value, color=COLOURS[system], width=0.7)
-            axis.errorbar(position, value, [[max(value - low, 0)], [max(high - value, 0)]], color="black", capsize=3)
-            axis.annotate(f"{value:.3g}", (position, high), (0, 3), textcoords="offset points", ha="center", fontsize=8)
+    figure, axes = plots.canvas(len(tasks), PANELS_A_ROW, PANEL_IN)
+    for axis, task in zip(axes, tasks, strict=True):
+        for place, (system, figures) in enumerate(systems.items()):
+            own = figures[task["name"]][task["metric"]]
+            plots.bar(axis, place, own, COLOURS[system])
+            text, top = f"{own['value']:.3g}", (place, own["high"])
+            axis.annotate(text, top, (0, 3), textcoords="offset points", ha="center", fontsize=8)
         axis.set_xticks(range(len(systems)), list(systems), fontsize=8)
-        better = "higher" if task["higher_is_better"] else "lower"
-        axis.set_title(f"{task['name']}\n{task['metric']}, {better} is better", fontsize=9)
+        axis.set_title(f"{task['name']}\n{plots.judged_by(task['metric'], task['higher_is_better'])}", fontsize=9)
         axis.margins(y=0.12)
         if task["metric"] == "perplexity":  # a fresh adapter's is thousands of times the others'
             axis.set_yscale("log")
-    for axis in axes[len(tasks) :]:
-        axis.set_visible(False)
-    figure.savefig(path, dpi=130)
+    plots.save(figure, path)
 
 
 def _draw_curve(path: Path) -> None:
     records = [json.loads(line) for line in Path(TRAIN_LOG).read_text(encoding="utf-8").splitlines()]
-    figure, axes = _canvas(3)
+    figure, axes = plots.canvas(3, PANELS_A_ROW, PANEL_IN)
     for axis, key, title in zip(
         axes,
         ("loss", "dev_kl", "dev_top1"),
@@ -166,22 +165,8 @@ def _draw_curve(path: Path) -> None:
         points = [(record["step"], record[key]) for record in records if key in record]
         if points:
             marker = "o" if len(points) < 30 else None
-            axis.plot(*zip(*points, strict=True), color=COLOURS["speech"], marker=marker, ms=3)
+            axis.plot(*zip(*points, strict=True), color=plots.SPEECH, marker=marker, ms=3)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("step", fontsize=8)
         axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=130)
-
-
-def _canvas(panels: int) -> tuple[Any, list[Any]]:
-    """A figure, and at least so many panels, PANELS_A_ROW of them in a row."""
-    from matplotlib.figure import Figure
-
-    columns = min(panels, PANELS_A_ROW)
-    rows = -(-panels // columns)
-    figure = Figure(figsize=(3.1 * columns, 3.2 * rows), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
-    return figure, axes
+    plots.save(figure, path)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from blsp import markdown
+from blsp.evaluation import plots
 from blsp.evaluation.evaluate import comparisons, figures, measure_answers, tasks_of
 from blsp.evaluation.report import cell
 from blsp.evaluation.resampling import resampling_of
@@ -80,30 +81,18 @@ def _page(found: Mapping[str, Any], params: Params) -> str:
 
 def _draw(found: Mapping[str, Any], axis: str, path: Path) -> None:
     """A panel a task: its metric along the axis, with intervals, and a dot a seed."""
-    from matplotlib.figure import Figure as Canvas
-
     points = sorted(found["axes"][axis].items(), key=lambda point: point[1])
     tasks = found["tasks"]
-    columns = -(-len(tasks) // 2)
-    canvas = Canvas(figsize=(2.8 * columns, 5.4), layout="constrained")
-    panels = list(canvas.subplots(2, columns, squeeze=False).flat)
-    for panel, task in zip(panels, tasks, strict=False):
+    canvas, panels = plots.canvas(len(tasks), -(-len(tasks) // 2), (2.8, 2.7))
+    for panel, task in zip(panels, tasks, strict=True):
         own = [found["systems"][name][task["name"]][task["metric"]] for name, _ in points]
-        values = [figure["value"] for figure in own]
-        below = [max(figure["value"] - figure["low"], 0) for figure in own]
-        above = [max(figure["high"] - figure["value"], 0) for figure in own]
         # Settings are doubled or halved, and may be none: evenly spaced, each by its value.
-        panel.errorbar(range(len(points)), values, [below, above], color="#d1495b", marker="o", ms=4, capsize=3, lw=1.2)
+        plots.intervals(panel, range(len(points)), own, color=plots.SPEECH, marker="o", ms=4, capsize=3, lw=1.2)
         for at, (name, _) in enumerate(points):
             seeds = found["seeds"][name][task["name"]][task["metric"]]
             panel.plot([at] * len(seeds), seeds, ".", color="black", ms=4, zorder=3)
         panel.set_xticks(range(len(points)), [f"{place:g}" for _, place in points], fontsize=8)
-        better = "higher" if task["higher_is_better"] else "lower"
-        panel.set_title(f"{task['name']}: {task['metric']}, {better} is better", fontsize=8)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.tick_params(labelsize=8)
+        panel.set_title(f"{task['name']}: {plots.judged_by(task['metric'], task['higher_is_better'])}", fontsize=8)
         panel.grid(alpha=0.3, axis="y")
-    for panel in panels[len(tasks) :]:
-        panel.set_visible(False)
     canvas.supxlabel(axis, fontsize=9)
-    canvas.savefig(path, dpi=130)
+    plots.save(canvas, path)

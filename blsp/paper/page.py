@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from blsp import markdown
-from blsp.evaluation import gap_plots
+from blsp.evaluation import gap_plots, plots
 from blsp.evaluation import page as answers_page
 from blsp.evaluation.clusters import draw_clusters
 from blsp.evaluation.report import cell, comparison_table, number
@@ -175,27 +175,17 @@ def _changes(variant: Train, train: Train) -> str:
 def _draw_systems(found: Mapping[str, Any], path: Path) -> None:
     """A panel a task: each system a bar with its interval, and a dot a seed."""
     from matplotlib import colormaps
-    from matplotlib.figure import Figure as Canvas
 
     tasks, systems = found["tasks"], list(found["systems"])
-    columns = -(-len(tasks) // 2)
-    canvas = Canvas(figsize=(3.4 * columns, 6.8), layout="constrained")
-    axes = list(canvas.subplots(2, columns, squeeze=False).flat)
-    for axis, task in zip(axes, tasks, strict=False):
+    canvas, axes = plots.canvas(len(tasks), -(-len(tasks) // 2), (3.4, 3.4))
+    for axis, task in zip(axes, tasks, strict=True):
         for place, system in enumerate(systems):
             figure = found["systems"][system][task["name"]][task["metric"]]
-            value, low, high = figure["value"], figure["low"], figure["high"]
-            axis.bar(place, value, color=colormaps["tab10"](place), width=0.7)
-            axis.errorbar(place, value, [[max(value - low, 0)], [max(high - value, 0)]], color="black", capsize=3)
+            plots.bar(axis, place, figure, colormaps["tab10"](place))
             seeds = found["seeds"].get(system, {}).get(task["name"], {}).get(task["metric"], [])
             axis.plot([place] * len(seeds), seeds, ".", color="black", ms=5)
         axis.set_xticks(range(len(systems)), systems, rotation=35, ha="right", fontsize=8)
         if task["metric"] == "perplexity":
             axis.set_yscale("log")
-        better = "higher" if task["higher_is_better"] else "lower"
-        axis.set_title(f"{task['name']}: {task['metric']}, {better} is better", fontsize=9)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
-    for axis in axes[len(tasks) :]:
-        axis.set_visible(False)
-    canvas.savefig(path, dpi=130)
+        axis.set_title(f"{task['name']}: {plots.judged_by(task['metric'], task['higher_is_better'])}", fontsize=9)
+    plots.save(canvas, path)
