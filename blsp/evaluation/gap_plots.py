@@ -1,6 +1,7 @@
 """The behaviour gap in pictures: similarity by layer, KL and agreement by task and length."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,7 @@ import numpy as np
 from blsp.evaluation import plots
 from blsp.evaluation.resampling import Figure
 
-# What hears well in red, controls in greys, then whatever else there is.
-COLOURS = {"speech": plots.SPEECH, "untrained": "#8a8a8a", "another's speech": "#4c6a92"}
-OTHERS = ("#edae49", "#00798c", "#6a4c93", "#30638e", "#8fb0c6", "#76b041")
+COLOURS = ("#edae49", "#00798c", "#6a4c93", "#30638e", "#8fb0c6", "#76b041")
 PANELS = {
     "content": "what was said\nmean over the speech vectors / over the transcript",
     "prompt_end": "ready to answer\nat the end of the prompt",
@@ -76,7 +75,7 @@ def draw_gap_by_task(gaps: Mapping[str, Mapping[str, Mapping[str, Figure]]], pat
 def draw_gap_by_length(bins: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     """Nothing; a picture of {task: what `gap_by_length` gives} of one system: KL and agreement by length."""
     figure, axes = plots.canvas(len(GAPS), len(GAPS), (4.4, 3.6))
-    palette = dict(zip(bins, (plots.SPEECH, *OTHERS), strict=False))
+    palette = dict(zip(bins, cycle((plots.SPEECH, *COLOURS)), strict=False))
     for axis, (key, title) in zip(axes, GAPS.items(), strict=True):
         for place, (task, colour) in enumerate(palette.items()):
             some = bins[task]
@@ -103,6 +102,4 @@ def _points(axis: Any, x: Sequence[float], figures: Sequence[Figure], colour: st
 
 
 def _colours(systems: Mapping[str, Any]) -> dict[str, str]:
-    """A colour a system: its own, or the next that is free."""
-    free = iter(OTHERS * len(systems))
-    return {name: COLOURS.get(name) or next(free) for name in systems}
+    return dict(zip(systems, cycle(COLOURS), strict=False))

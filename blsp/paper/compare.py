@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pandas as pd
 
-from blsp.evaluation.answers import read_answers
+from blsp.evaluation.answers import CLEAN, read_answers
 from blsp.evaluation.evaluate import ANSWERS as BASELINES
 from blsp.evaluation.evaluate import comparisons, figures, measure_answers, tasks_of
 from blsp.evaluation.gap import UtteranceGap, gap_by_length
@@ -21,6 +21,7 @@ from blsp.paper.robustness import judged_tasks
 from blsp.params import Params
 
 LENGTH_BINS = 5
+VOICES = 30  # those with most utterances, where a test set has more
 
 
 def run(params: Params) -> None:
@@ -62,9 +63,10 @@ def baselines() -> pd.DataFrame:
 
 
 def by_condition(graded: pd.DataFrame, params: Params, resampling: Resampling) -> list[dict[str, Any]]:
-    """{"task", "metric", "figures": {system: {condition: figure}}, "differences": [...]} of each task.
+    """{"task", "metric", "figures": {system: {condition: figure}}, "differences": [...], "voices": ...} of each task.
 
-    A difference is speech less cascade under a condition, on the same utterances.
+    A difference is speech less cascade under a condition, on the same utterances. `voices` is {system: {speaker:
+    figure}} on clean audio, of the VOICES with most utterances; empty where nobody knows who speaks.
     """
     found = []
     for task, metric in metrics_of(graded, judged_tasks(params), params.corpus.normalizer).items():
@@ -75,7 +77,10 @@ def by_condition(graded: pd.DataFrame, params: Params, resampling: Resampling) -
             tested = difference(counts["speech"], counts["cascade"], metric.compute, resampling)
             differences.append({"condition": str(condition), **tested})
         figures_of = figures_by("condition", rows, metric, resampling)
-        found.append({"task": task, "metric": metric.name, "figures": figures_of, "differences": differences})
+        clean = rows[rows["condition"] == CLEAN]
+        known = clean[clean["speaker"].isin(clean["speaker"].value_counts().index[:VOICES])]
+        own = {"task": task, "metric": metric.name, "figures": figures_of, "differences": differences}
+        found.append(own | {"voices": figures_by("speaker", known, metric, resampling)})
     return found
 
 

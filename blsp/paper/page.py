@@ -11,7 +11,7 @@ from blsp.evaluation import gap_plots, plots
 from blsp.evaluation import page as answers_page
 from blsp.evaluation.clusters import draw_clusters
 from blsp.evaluation.report import cell, comparison_table, number
-from blsp.evaluation.robustness import Panel, draw_conditions
+from blsp.evaluation.robustness import Panel, draw_conditions, draw_voices
 from blsp.evaluation.tasks import test_items
 from blsp.files import replace_dir, write_json, write_text
 from blsp.params import Params, Train
@@ -40,6 +40,8 @@ def write(found: dict[str, Any], graded: pd.DataFrame, clusters: Mapping[str, pd
         _draw_systems(found, folder / "systems.png")
         panels = [Panel(one["task"], one["metric"], one["figures"]) for one in found["conditions"]]
         draw_conditions(panels, params.evaluate.conditions, folder / "conditions.png")
+        if voices := [Panel(one["task"], one["metric"], one["voices"]) for one in found["conditions"] if one["voices"]]:
+            draw_voices(voices, folder / "voices.png")
         answers_page.write_page(
             graded,
             answers_page.Systems(ours=first, against="cascade"),
@@ -135,6 +137,7 @@ def _page(found: Mapping[str, Any], params: Params) -> str:
         "",
         "![worse audio](conditions.png)",
         "",
+        *_voices(found),
         f"The answers, to read and to hear: [{LISTEN}]({LISTEN}).",
         "",
         "## Instructions",
@@ -165,6 +168,13 @@ def _conditions_table(found: Mapping[str, Any]) -> str:
         for tested in one["differences"]
     ]
     return markdown.table(["task", "condition", "cascade", "speech", "difference", "p"], rows)
+
+
+def _voices(found: Mapping[str, Any]) -> list[str]:
+    if not any(one["voices"] for one in found["conditions"]):
+        return []
+    what = "The same by voice, on clean audio, with the number of utterances (the voices with most of them):"
+    return [what, "", "![voices](voices.png)", ""]
 
 
 def _changes(variant: Train, train: Train) -> str:
