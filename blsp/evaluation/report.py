@@ -19,7 +19,7 @@ MEANINGS = {
     "text": "the LLM reads the true transcript: the ceiling",
     "cascade": "the speech model's own transcript, then the LLM",
     "speech": "the LLM hears the speech through the trained adapter",
-    "untrained": "the same with a fresh adapter: the floor",
+    "untrained": "the LLM hears the speech through a fresh adapter: the floor",
 }
 COLOURS = {"text": "#4c6a92", "cascade": "#8fb0c6", "speech": plots.SPEECH, "untrained": "#b9b9b9"}
 

@@ -10,19 +10,15 @@ from blsp import markdown
 from blsp.evaluation import gap_plots, plots
 from blsp.evaluation import page as answers_page
 from blsp.evaluation.clusters import draw_clusters
-from blsp.evaluation.report import cell, comparison_table, number
+from blsp.evaluation.report import MEANINGS, cell, comparison_table, number
 from blsp.evaluation.robustness import Panel, draw_conditions, draw_voices
 from blsp.evaluation.tasks import test_items
 from blsp.files import replace_dir, write_json, write_text
 from blsp.params import Params, Train
+from blsp.params.training import BASELINES
 
 FOLDER = "reports/paper"
 PAGE, JSON, LISTEN = "paper.md", "paper.json", "answers.html"
-BASELINES = {
-    "text": "the LLM reads the true transcript: the ceiling",
-    "cascade": "the speech model's own transcript, then the LLM",
-    "untrained": "the LLM hears the speech through a fresh adapter: the floor",
-}
 
 
 def write(found: dict[str, Any], graded: pd.DataFrame, clusters: Mapping[str, pd.DataFrame], params: Params) -> None:
@@ -99,7 +95,7 @@ def _page(found: Mapping[str, Any], params: Params) -> str:
         "",
         _systems_table(found),
         "",
-        *(f"- `{name}`: {meaning}" for name, meaning in BASELINES.items()),
+        *(f"- `{name}`: {MEANINGS[name]}" for name in BASELINES),
         *(f"- `{name}`: trained with {what}" for name, what in changed.items()),
         "",
         "![systems](systems.png)",
