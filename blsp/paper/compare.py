@@ -16,6 +16,7 @@ from blsp.evaluation.scores import Measured, grade, metrics_of, summed
 from blsp.files import read_json
 from blsp.paper import page
 from blsp.paper.measure import ANSWERS, CLUSTERS, GAPS, SIMILARITY, measured_folders
+from blsp.paper.provenance import provenance
 from blsp.paper.robustness import ANSWERS as ROBUSTNESS
 from blsp.paper.robustness import judged_tasks
 from blsp.params import Params
@@ -40,6 +41,7 @@ def run(params: Params) -> None:
         "similarity": {name: read_json(own / SIMILARITY) for name, own in first_folders.items()},
         "tasks": tasks_of(judged),
         "instructions": {name: task.instructions for name, task in settings.tasks.items()},
+        "provenance": provenance(params, names),
     }
     worse = grade(read_answers(ROBUSTNESS), judged_tasks(params), params.corpus.normalizer)
     found["conditions"] = by_condition(worse, params, resampling)

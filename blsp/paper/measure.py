@@ -86,7 +86,12 @@ def first_behaviour(params: Params) -> str:
     return next(iter(params.continuations.behaviours))
 
 
+def places_of_all(params: Params, name: str) -> list[Places]:
+    """Those of a variant or an ablation, a seed after the other."""
+    group = "variants" if name in params.experiments.variants else "ablations"
+    return [places_of(name, seed, group) for seed in params.experiments.seeds]
+
+
 def measured_folders(params: Params, name: str) -> list[Path]:
     """Where this was done for a variant or an ablation: a folder a seed."""
-    group = "variants" if name in params.experiments.variants else "ablations"
-    return [Path(str(places_of(name, seed, group).measured)) for seed in params.experiments.seeds]
+    return [Path(str(places.measured)) for places in places_of_all(params, name)]

@@ -14,6 +14,7 @@ from blsp.evaluation.report import MEANINGS, cell, comparison_table, number
 from blsp.evaluation.robustness import Panel, draw_conditions, draw_voices
 from blsp.evaluation.tasks import test_items
 from blsp.files import replace_dir, write_json, write_text
+from blsp.paper import provenance
 from blsp.params import Params, Train
 from blsp.params.training import BASELINES
 
@@ -46,7 +47,7 @@ def write(found: dict[str, Any], graded: pd.DataFrame, clusters: Mapping[str, pd
             about=f"Every system of {PAGE}.",
         )
         write_json(folder / JSON, found)
-        write_text(folder / PAGE, _page(found, params))
+        write_text(folder / PAGE, text(found, params))
 
 
 def tables(found: Mapping[str, Any]) -> str:
@@ -82,7 +83,8 @@ def _gaps_table(found: Mapping[str, Any]) -> str:
     return markdown.table(["system", *tasks], rows)
 
 
-def _page(found: Mapping[str, Any], params: Params) -> str:
+def text(found: Mapping[str, Any], params: Params) -> str:
+    """The page, as Markdown."""
     seeds = ", ".join(map(str, params.experiments.seeds))
     changed = {name: _changes(own, params.train) for name, own in params.experiments.variants.items()}
     lines = [
@@ -96,7 +98,7 @@ def _page(found: Mapping[str, Any], params: Params) -> str:
         _systems_table(found),
         "",
         *(f"- `{name}`: {MEANINGS[name]}" for name in BASELINES),
-        *(f"- `{name}`: trained with {what}" for name, what in changed.items()),
+        *(f"- `{name}`: trained with {what}{_copied(params, name)}" for name, what in changed.items()),
         "",
         "![systems](systems.png)",
         "",
@@ -140,6 +142,10 @@ def _page(found: Mapping[str, Any], params: Params) -> str:
         "",
         *(f"- {name}: {' / '.join(given)}" for name, given in found["instructions"].items()),
         "",
+        "## Where the numbers come from",
+        "",
+        *provenance.lines(found["provenance"]),
+        "",
         "## Signatures",
         "",
         *(
@@ -176,6 +182,16 @@ def _voices(found: Mapping[str, Any]) -> list[str]:
 def _changes(variant: Train, train: Train) -> str:
     changed = {key: value for key, value in variant.model_dump().items() if value != getattr(train, key)}
     return ", ".join(f"`{key}: {value}`" for key, value in changed.items()) or "`train` as it is"
+
+
+def _copied(params: Params, name: str) -> str:
+    """What is learned by a variant that hears the LLM's copies of transcripts alone; nothing of any other."""
+    own, written = params.experiments.variants[name], params.continuations
+    if any(share > 0 and written.behaviours[part].answer != "copy" for part, share in own.shares.items()):
+        return ""
+    loss = {"ce": "cross-entropy on", "kd": "KL along"}[own.objective]
+    kept = f"kept only where within {written.quality.copy_distance:.0%} of its letters"
+    return f": {loss} the LLM's own repetitions of the transcript, {kept}"
 
 
 def _draw_systems(found: Mapping[str, Any], path: Path) -> None:
