@@ -9,8 +9,8 @@ import pandas as pd
 from blsp.evaluation import plots
 from blsp.evaluation.answers import CLEAN
 from blsp.evaluation.metrics import Metric
-from blsp.evaluation.resampling import Figure, Resampling, bootstrap
-from blsp.evaluation.scores import summed
+from blsp.evaluation.resampling import Figure, Resampling
+from blsp.evaluation.scores import Measured, summed
 from blsp.params import Condition
 
 STYLES = {"cascade": ("#4c8fb0", "s"), "speech": (plots.SPEECH, "o"), "untrained": ("#8a8a8a", "^")}
@@ -26,17 +26,31 @@ class Panel:
     figures: Mapping[str, Mapping[str, Figure]]
 
 
-def figures_by(key: str, graded: pd.DataFrame, metric: Metric, resampling: Resampling) -> dict[str, dict[str, Figure]]:
-    """{system: {value of the key: figure}} of the graded answers to one task; `key` is `condition` or `speaker`.
+def measured_by(key: str, graded: pd.DataFrame, task: str, metric: Metric) -> dict[str, Measured]:
+    """What was measured of the graded answers to a task, by the values of the key: `condition` or `speaker`.
 
-    Rows without a value are left out. Intervals are over the items of each group.
+    Rows without a value are left out.
     """
+    own = graded[graded["task"] == task]
+    return {
+        str(value): Measured(
+            task=task,
+            metric=metric.name,
+            higher_is_better=metric.higher_is_better,
+            counts=summed(rows),
+            compute=metric.compute,
+            signature=f"{metric.signature}|{key}:{value}",
+        )
+        for value, rows in own.groupby(key, sort=False)
+    }
+
+
+def figures_by(groups: Mapping[str, Measured], resampling: Resampling) -> dict[str, dict[str, Figure]]:
+    """{system: {value of the key: figure}}. Intervals are over the items of each group."""
     figures: dict[str, dict[str, Figure]] = {}
-    for value, rows in graded.groupby(key, sort=False):
-        for system, counts in summed(rows).items():
-            figures.setdefault(system, {})[str(value)] = bootstrap(
-                counts, metric.compute, resampling, f"{metric.signature}|{key}:{value}"
-            )
+    for value, measured in groups.items():
+        for system in measured.counts:
+            figures.setdefault(system, {})[value] = measured.figure(system, resampling)
     return figures
 
 

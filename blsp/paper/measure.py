@@ -6,7 +6,6 @@ each test utterance by what was asked), similarity.json (speech and text states,
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -90,8 +89,3 @@ def places_of_all(params: Params, name: str) -> list[Places]:
     """Those of a variant or an ablation, a seed after the other."""
     group = "variants" if name in params.experiments.variants else "ablations"
     return [places_of(name, seed, group) for seed in params.experiments.seeds]
-
-
-def measured_folders(params: Params, name: str) -> list[Path]:
-    """Where this was done for a variant or an ablation: a folder a seed."""
-    return [Path(str(places.measured)) for places in places_of_all(params, name)]
