@@ -10,7 +10,7 @@ import numpy as np
 from blsp.evaluation import plots
 from blsp.evaluation.resampling import Figure
 
-COLOURS = ("#edae49", "#00798c", "#6a4c93", "#30638e", "#8fb0c6", "#76b041")
+COLOURS = ("#edae49", "#00798c", "#6a4c93", "#30638e", "#8fb0c6", "#76b041", "#b5651d", "#3d3d3d", "#c77dff")
 PANELS = {
     "content": "what was said\nmean over the speech vectors / over the transcript",
     "prompt_end": "ready to answer\nat the end of the prompt",
@@ -53,7 +53,7 @@ def draw_similarity(found: Mapping[str, Mapping[str, Mapping[str, Sequence[Figur
 def draw_gap_by_task(gaps: Mapping[str, Mapping[str, Mapping[str, Figure]]], path: Path) -> None:
     """Nothing; a picture of {system: {task: what `gap_figures` gives}}: KL and agreement, task beside task."""
     tasks = list(dict.fromkeys(task for of_system in gaps.values() for task in of_system))
-    figure, axes = plots.canvas(len(GAPS), len(GAPS), (4.4, 3.6))
+    figure, axes = plots.canvas(len(GAPS), len(GAPS), (max(4.4, 0.8 * len(tasks)), 3.6))
     for axis, (key, title) in zip(axes, GAPS.items(), strict=True):
         for place, (name, colour) in enumerate(_colours(gaps).items()):
             shown = [task for task in tasks if task in gaps[name]]

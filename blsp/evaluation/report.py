@@ -1,7 +1,7 @@
 """The evaluation on paper: one JSON file, one table, and figures."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ JSON = "reports/evaluation.json"
 MARKDOWN = "reports/evaluation.md"
 FIGURES = "reports/figures"
 TRAIN_LOG = "reports/train_log.jsonl"
+UNHEARD = "On speech in languages that training never heard:"
 PANELS_A_ROW = 4
 PANEL_IN = (3.1, 3.2)  # inches, width and height
 MEANINGS = {
@@ -35,19 +36,33 @@ def write(evaluation: dict[str, Any]) -> None:
 
 def table(evaluation: dict[str, Any]) -> str:
     """The systems by the tasks, each cell a value and its interval, as a Markdown table."""
-    tasks = evaluation["tasks"]
-    header = ["system", *(f"{task['name']} ({task['metric']})" for task in tasks)]
-    rows = [
-        [system, *(cell(figures[task["name"]][task["metric"]]) for task in tasks)]
-        for system in MEANINGS
-        if (figures := evaluation["systems"].get(system))
-    ]
+    systems = {name: own for name in MEANINGS if (own := evaluation["systems"].get(name))}
+    figures = task_tables(
+        "system", systems, evaluation["tasks"], lambda name, task: cell(systems[name][task["name"]][task["metric"]])
+    )
     gap = evaluation["alignment"]
     closing = (
-        f"Behaviour gap on speech against text: KL {cell(gap['kl'])} nats a token, "
-        f"top-1 agreement {cell(gap['top1_agreement'])}."
+        f"Behaviour gap on speech against text, in the languages that training heard: KL {cell(gap['kl'])} nats a "
+        f"token, top-1 agreement {cell(gap['top1_agreement'])}."
     )
-    return f"{markdown.table(header, rows)}\n\n{closing}"
+    return f"{figures}\n\n{closing}"
+
+
+def task_tables(
+    corner: str,
+    rows: Iterable[str],
+    tasks: Sequence[Mapping[str, Any]],
+    cell_of: Callable[[str, Mapping[str, Any]], str],
+) -> str:
+    """A Markdown table of these rows by the tasks, then one of the tasks in languages that training never heard."""
+
+    def part(some: Sequence[Mapping[str, Any]]) -> str:
+        header = [corner, *(f"{task['name']} ({task['metric']})" for task in some)]
+        return markdown.table(header, [[row, *(cell_of(row, task) for task in some)] for row in rows])
+
+    heard, unheard = ([task for task in tasks if task["heard"] is kind] for kind in (True, False))
+    parts = [part(heard)] if heard else []
+    return "\n\n".join([*parts, UNHEARD, part(unheard)] if unheard else parts)
 
 
 def comparison_table(comparisons: list[dict[str, Any]]) -> str:

@@ -5,16 +5,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from blsp import markdown
 from blsp.evaluation import plots
 from blsp.evaluation.evaluate import comparisons, figures, measure_answers, tasks_of
-from blsp.evaluation.report import cell
+from blsp.evaluation.report import cell, task_tables
 from blsp.evaluation.resampling import resampling_of
 from blsp.files import replace_dir, write_json, write_text
 from blsp.paper.compare import by_seed, measure_gaps, read_measured
 from blsp.params import Params
 
 FOLDER = "reports/ablations"
+PANELS_A_ROW = 5
 PAGE, JSON = "ablations.md", "ablations.json"
 SURE = 0.05  # a difference whose p is below it is marked
 
@@ -35,7 +35,7 @@ def run(params: Params) -> None:
         "seeds": by_seed(graded, gaps, params, names),
         "comparisons": comparisons(measured, others, resampling),
         "axes": axes,
-        "tasks": tasks_of(measured),
+        "tasks": tasks_of(measured, graded),
         "reference": reference,
     }
     with replace_dir(FOLDER) as folder:
@@ -49,19 +49,14 @@ def run(params: Params) -> None:
 def _table(found: Mapping[str, Any], axis: str) -> str:
     """A row a point of the axis; a value that differs from the reference's by more than chance has a star."""
     sure = {(one["system"], one["task"], one["metric"]) for one in found["comparisons"] if one["p"] < SURE}
-    header = [axis, *(f"{task['name']} ({task['metric']})" for task in found["tasks"])]
-    rows = [
-        [
-            f"{place:g}",
-            *(
-                cell(found["systems"][name][task["name"]][task["metric"]])
-                + ("*" if (name, task["name"], task["metric"]) in sure else "")
-                for task in found["tasks"]
-            ),
-        ]
-        for name, place in sorted(found["axes"][axis].items(), key=lambda point: point[1])
-    ]
-    return markdown.table(header, rows)
+    names = {f"{place:g}": name for name, place in sorted(found["axes"][axis].items(), key=lambda point: point[1])}
+
+    def cell_of(place: str, task: Mapping[str, Any]) -> str:
+        name = names[place]
+        star = "*" if (name, task["name"], task["metric"]) in sure else ""
+        return cell(found["systems"][name][task["name"]][task["metric"]]) + star
+
+    return task_tables(axis, names, found["tasks"], cell_of)
 
 
 def _page(found: Mapping[str, Any], params: Params) -> str:
@@ -72,7 +67,7 @@ def _page(found: Mapping[str, Any], params: Params) -> str:
         f"One setting at a time, beside `{found['reference']}`. Every point is the mean over the seeds {seeds}, in "
         f"brackets the {params.evaluate.confidence:.0%} bootstrap interval over utterances; a star marks a difference "
         f"from `{found['reference']}` with p below {SURE:g}, on the same utterances by approximate randomisation. "
-        "`kl` and `top1_agreement` are the behaviour gap on the continuations.",
+        "`kl` and `top1_agreement` are the behaviour gap on the continuations, in the languages that training heard.",
     ]
     for axis in found["axes"]:
         lines += ["", f"## {axis}", "", _table(found, axis), "", f"![{axis}]({axis}.png)"]
@@ -83,7 +78,7 @@ def _draw(found: Mapping[str, Any], axis: str, path: Path) -> None:
     """A panel a task: its metric along the axis, with intervals, and a dot a seed."""
     points = sorted(found["axes"][axis].items(), key=lambda point: point[1])
     tasks = found["tasks"]
-    canvas, panels = plots.canvas(len(tasks), -(-len(tasks) // 2), (2.8, 2.7))
+    canvas, panels = plots.canvas(len(tasks), PANELS_A_ROW, (2.8, 2.7))
     for panel, task in zip(panels, tasks, strict=True):
         own = [found["systems"][name][task["name"]][task["metric"]] for name, _ in points]
         # Settings are doubled or halved, and may be none: evenly spaced, each by its value.

@@ -40,7 +40,7 @@ def run(params: Params) -> None:
         "comparisons": comparisons([*judged, *gapped], params.experiments.compared, resampling),
         "gap_by_length": lengths(gaps, params, resampling),
         "similarity": {name: read_json(own / SIMILARITY) for name, own in first_folders.items()},
-        "tasks": tasks_of(judged),
+        "tasks": tasks_of(judged, graded),
         "instructions": {name: task.instructions for name, task in settings.tasks.items()},
         "provenance": provenance(params, names),
     }

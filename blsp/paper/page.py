@@ -10,7 +10,7 @@ from blsp import markdown
 from blsp.evaluation import gap_plots, plots
 from blsp.evaluation import page as answers_page
 from blsp.evaluation.clusters import draw_clusters
-from blsp.evaluation.report import MEANINGS, cell, comparison_table, number
+from blsp.evaluation.report import MEANINGS, PANELS_A_ROW, cell, comparison_table, number, task_tables
 from blsp.evaluation.robustness import Panel, draw_conditions, draw_voices
 from blsp.evaluation.tasks import test_items
 from blsp.files import replace_dir, write_json, write_text
@@ -37,7 +37,7 @@ def write(found: dict[str, Any], graded: pd.DataFrame, clusters: Mapping[str, pd
         _draw_systems(found, folder / "systems.png")
         panels = [Panel(one["task"], one["metric"], one["figures"]) for one in found["conditions"]]
         draw_conditions(panels, params.evaluate.conditions, folder / "conditions.png")
-        if voices := [Panel(one["task"], one["metric"], one["voices"]) for one in found["conditions"] if one["voices"]]:
+        if voices := _by_voice(found):
             draw_voices(voices, folder / "voices.png")
         answers_page.write_page(
             graded,
@@ -56,12 +56,12 @@ def tables(found: Mapping[str, Any]) -> str:
 
 
 def _systems_table(found: Mapping[str, Any]) -> str:
-    header = ["system", *(f"{task['name']} ({task['metric']})" for task in found["tasks"])]
-    rows = [
-        [name, *(_cell_of(found, name, task["name"], task["metric"]) for task in found["tasks"])]
-        for name in found["systems"]
-    ]
-    return markdown.table(header, rows)
+    return task_tables(
+        "system",
+        found["systems"],
+        found["tasks"],
+        lambda name, task: _cell_of(found, name, task["name"], task["metric"]),
+    )
 
 
 def _cell_of(found: Mapping[str, Any], system: str, task: str, metric: str) -> str:
@@ -75,12 +75,19 @@ def _cell_of(found: Mapping[str, Any], system: str, task: str, metric: str) -> s
 
 
 def _gaps_table(found: Mapping[str, Any]) -> str:
-    tasks = list(dict.fromkeys(task for gaps in found["gaps"].values() for task in gaps))
-    rows = [
-        [name, *(f"{cell(gaps[task]['kl'])}, {cell(gaps[task]['top1_agreement'])}" for task in tasks)]
-        for name, gaps in found["gaps"].items()
-    ]
-    return markdown.table(["system", *tasks], rows)
+    names = dict.fromkeys(task for gaps in found["gaps"].values() for task in gaps)
+    tasks = [{"name": name, "metric": "KL, top-1", "heard": name not in _unheard(found)} for name in names]
+
+    def cell_of(name: str, task: Mapping[str, Any]) -> str:
+        own = found["gaps"][name][task["name"]]
+        return f"{cell(own['kl'])}, {cell(own['top1_agreement'])}"
+
+    return task_tables("system", found["gaps"], tasks, cell_of)
+
+
+def _unheard(found: Mapping[str, Any]) -> set[str]:
+    """The tasks on speech in languages that training never heard."""
+    return {task["name"] for task in found["tasks"] if not task["heard"]}
 
 
 def text(found: Mapping[str, Any], params: Params) -> str:
@@ -111,18 +118,18 @@ def text(found: Mapping[str, Any], params: Params) -> str:
         "## The gap between hearing and reading",
         "",
         "KL(text || speech) in nats a token, then the share of tokens that are the most likely in both, along what "
-        "the LLM answers to the transcript.",
+        "the LLM answers to the transcript; `continuation` in the languages that training heard.",
         "",
         _gaps_table(found),
         "",
         "![gap by task](gap_by_task.png)",
         f"![gap by length of the audio, {next(iter(changed))}](gap_by_length.png)",
         "",
-        "How alike the LLM's states are, layer by layer (the first seed of each):",
+        "How alike the LLM's states are by layer (the first seed of each, in the languages that training heard):",
         "",
         "![similarity of states by layer](similarity.png)",
         "",
-        "Where utterances lie in the last layer, each in the colour of its intent:",
+        "Where the same utterances lie in the last layer, each in the colour of its intent:",
         "",
         "![clusters of utterances](clusters.png)",
         "",
@@ -172,11 +179,17 @@ def _conditions_table(found: Mapping[str, Any]) -> str:
     return markdown.table(["task", "condition", "cascade", "speech", "difference", "p"], rows)
 
 
+def _by_voice(found: Mapping[str, Any]) -> list[Panel]:
+    shown = [one for one in found["conditions"] if one["voices"] and one["task"] not in _unheard(found)]
+    return [Panel(one["task"], one["metric"], one["voices"]) for one in shown]
+
+
 def _voices(found: Mapping[str, Any]) -> list[str]:
-    if not any(one["voices"] for one in found["conditions"]):
-        return []
-    what = "The same by voice, on clean audio, with the number of utterances (the voices with most of them):"
-    return [what, "", "![voices](voices.png)", ""]
+    what = (
+        "The same by voice, on clean audio in the languages that training heard, with the number of utterances (the "
+        "voices with most of them):"
+    )
+    return [what, "", "![voices](voices.png)", ""] if _by_voice(found) else []
 
 
 def _changes(variant: Train, train: Train) -> str:
@@ -199,7 +212,7 @@ def _draw_systems(found: Mapping[str, Any], path: Path) -> None:
     from matplotlib import colormaps
 
     tasks, systems = found["tasks"], list(found["systems"])
-    canvas, axes = plots.canvas(len(tasks), -(-len(tasks) // 2), (3.4, 3.4))
+    canvas, axes = plots.canvas(len(tasks), PANELS_A_ROW, (3.4, 3.4))
     for axis, task in zip(axes, tasks, strict=True):
         for place, system in enumerate(systems):
             figure = found["systems"][system][task["name"]][task["metric"]]
