@@ -11,7 +11,7 @@ DPI = 130
 
 
 def canvas(
-    panels: int, columns: int, panel_in: tuple[float, float], margin_in: tuple[float, float] = (0, 0), **shared: bool
+    panels: int, columns: int, panel_in: tuple[float, float], margin_in: tuple[float, float] = (0, 0), **shared: Any
 ) -> tuple[Any, list[Any]]:
     """A figure and its panels, at most so many columns; width and height in inches of a panel, and of what is around.
 
