@@ -149,7 +149,7 @@ def test_the_papers_page_has_every_system_seed_difference_and_picture(workspace,
     page = Path("reports/paper/paper.md").read_text()
     for name in re.findall(r"\]\((.+?)\)", page):
         assert (Path("reports/paper") / name).stat().st_size > 1000
-    assert page.count(".png)") == 6 and "`objective: ce`" in page
+    assert page.count(".png)") == 7 and "`objective: ce`" in page
     blsp("ablations")
     curves = json.loads(Path("reports/ablations/ablations.json").read_text())
     assert {name: len(own["asr"]["wer"]) for name, own in curves["seeds"].items()} == {"half": 2, "kd_repetition": 2}

@@ -66,9 +66,9 @@ def write_answers(table: pd.DataFrame, path: str | Path) -> None:
     write_bytes(path, table.to_parquet(index=False))
 
 
-def read_answers(path: str | Path) -> pd.DataFrame:
-    """The table that `write_answers` left. Raises BlspError where there is none."""
+def read_answers(path: str | Path, command: str) -> pd.DataFrame:
+    """The table that `write_answers` left. Raises BlspError where there is none: `command` is what makes it."""
     try:
         return pd.read_parquet(path)
     except FileNotFoundError:
-        raise BlspError(f"{path}: no such file; run `blsp evaluate` first") from None
+        raise BlspError(f"{path}: no such file; run `{command}` first") from None

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from blsp.evaluation import plots
 from blsp.evaluation.states import States
 
 
@@ -35,12 +36,10 @@ def draw_clusters(points: Mapping[str, pd.DataFrame], labels: Mapping[str, str |
     A point has the colour of its utterance's label; those without one are left out.
     """
     from matplotlib import colormaps
-    from matplotlib.figure import Figure as Canvas
 
     panels = {"text": (next(iter(points.values())), "text")}
     panels |= {name: (table, "speech") for name, table in points.items()}
-    figure = Canvas(figsize=(2.9 * len(panels) + 1.2, 3.4), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
+    figure, axes = plots.canvas(len(panels), len(panels), (2.9, 3.4), (1.2, 0), sharex=True, sharey=True)
     for axis, (name, (table, side)) in zip(axes, panels.items(), strict=True):
         shown = table.assign(label=table["id"].map(labels))
         for number, (label, rows) in enumerate(shown.groupby("label")):
@@ -48,10 +47,7 @@ def draw_clusters(points: Mapping[str, pd.DataFrame], labels: Mapping[str, str |
             axis.scatter(rows[f"{side}_x"], rows[f"{side}_y"], s=9, color=colour, label=label, linewidths=0)
         axis.set_title(f"{name}: the LLM {'reads' if side == 'text' else 'hears'}", fontsize=9)
         axis.set_xlabel("first direction", fontsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
     share = panels["text"][0]["share"].iloc[0]
     axes[0].set_ylabel(f"second direction\n(both: {share:.0%} of the texts' variance)", fontsize=8)
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right center", fontsize=8, frameon=False, markerscale=2)
-    figure.savefig(path, dpi=130)
+    plots.legend(figure, axes[0], "right center", ncols=1, markerscale=2)
+    plots.save(figure, path)

@@ -16,7 +16,7 @@ from blsp.evaluation.resampling import Figure, Resampling, ratio, resampling_of
 from blsp.evaluation.scores import Measured, grade, measure, metrics_of
 from blsp.evaluation.sensitivity import measure_sensitivity
 from blsp.evaluation.systems import System, cascade_system, speech_system, text_system
-from blsp.evaluation.tasks import Item, heard_in_training, test_items
+from blsp.evaluation.tasks import Item, heard_in_training, heard_languages, test_items
 from blsp.files import sha256_of
 from blsp.params import Params
 from blsp.training.train import ADAPTER_DIR, new_config
@@ -74,7 +74,7 @@ def _evaluate(params: Params) -> dict[str, Any]:
             "utterances": len(items),
             "audio_s": sum(len(item.samples) / item.sampling_rate_hz for item in items),
         },
-        "tasks": tasks_of(measured),
+        "tasks": tasks_of(measured, graded),
         "instructions": {name: task.instructions for name, task in settings.tasks.items()},
         "examples": examples(graded),
         "adapter_sha256": sha256_of(ADAPTER_DIR),
@@ -98,9 +98,22 @@ def figures(measured: Sequence[Measured], resampling: Resampling) -> dict[str, d
     return found
 
 
-def tasks_of(measured: Sequence[Measured]) -> list[dict[str, Any]]:
-    """What is measured, in its order: of each task the name, the metric and whether more of it is better."""
-    return [{"name": one.task, "metric": one.metric, "higher_is_better": one.higher_is_better} for one in measured]
+def tasks_of(measured: Sequence[Measured], graded: pd.DataFrame) -> list[dict[str, Any]]:
+    """What is measured, in its order: of each task the name, the metric and whether more of it is better.
+
+    `heard` is false where the graded answers are all to speech in languages that training never heard.
+    """
+    heard = heard_languages()
+    languages = {str(name): set(own) for name, own in graded.groupby("task")["language"]}
+    return [
+        {
+            "name": one.task,
+            "metric": one.metric,
+            "higher_is_better": one.higher_is_better,
+            "heard": not heard or one.task not in languages or bool(languages[one.task] & heard),
+        }
+        for one in measured
+    ]
 
 
 def comparisons(

@@ -1,16 +1,16 @@
 """The behaviour gap in pictures: similarity by layer, KL and agreement by task and length."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from blsp.evaluation import plots
 from blsp.evaluation.resampling import Figure
 
-# What hears well in red, controls in greys, then whatever else there is.
-COLOURS = {"speech": "#d1495b", "untrained": "#8a8a8a", "another's speech": "#4c6a92"}
-OTHERS = ("#edae49", "#00798c", "#6a4c93", "#30638e", "#8fb0c6", "#76b041")
+COLOURS = ("#edae49", "#00798c", "#6a4c93", "#30638e", "#8fb0c6", "#76b041", "#b5651d", "#3d3d3d", "#c77dff")
 PANELS = {
     "content": "what was said\nmean over the speech vectors / over the transcript",
     "prompt_end": "ready to answer\nat the end of the prompt",
@@ -24,7 +24,7 @@ GAPS = {
 
 def draw_similarity(found: Mapping[str, Mapping[str, Mapping[str, Sequence[Figure]]]], path: Path) -> None:
     """Nothing; a picture of CKA by layer, a line a system of {system: what `similarity` gives}."""
-    figure, axes = _canvas(len(PANELS), 3.6)
+    figure, axes = plots.canvas(len(PANELS), len(PANELS), (3.6, 3.6))
     for axis, (kind, title) in zip(axes, PANELS.items(), strict=True):
         # The prompt ends with the same token in both: there is nothing to compare yet at layer 0.
         first = 1 if kind == "prompt_end" else 0
@@ -46,14 +46,14 @@ def draw_similarity(found: Mapping[str, Mapping[str, Mapping[str, Sequence[Figur
         axis.set_ylim(-0.05, 1.05)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("similarity to the states given the text\nlinear CKA, debiased", fontsize=8)
-    _legend(figure, axes[0])
-    figure.savefig(path, dpi=130)
+    plots.legend(figure, axes[0], "lower center")
+    plots.save(figure, path)
 
 
 def draw_gap_by_task(gaps: Mapping[str, Mapping[str, Mapping[str, Figure]]], path: Path) -> None:
     """Nothing; a picture of {system: {task: what `gap_figures` gives}}: KL and agreement, task beside task."""
     tasks = list(dict.fromkeys(task for of_system in gaps.values() for task in of_system))
-    figure, axes = _canvas(len(GAPS), 4.4)
+    figure, axes = plots.canvas(len(GAPS), len(GAPS), (max(4.4, 0.8 * len(tasks)), 3.6))
     for axis, (key, title) in zip(axes, GAPS.items(), strict=True):
         for place, (name, colour) in enumerate(_colours(gaps).items()):
             shown = [task for task in tasks if task in gaps[name]]
@@ -68,14 +68,14 @@ def draw_gap_by_task(gaps: Mapping[str, Mapping[str, Mapping[str, Figure]]], pat
         axis.set_title(f"{title}, on a log scale" if key == "kl" else title, fontsize=9)
         axis.grid(alpha=0.3, axis="y")
     axes[0].set_yscale("log")
-    _legend(figure, axes[0])
-    figure.savefig(path, dpi=130)
+    plots.legend(figure, axes[0], "lower center")
+    plots.save(figure, path)
 
 
 def draw_gap_by_length(bins: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     """Nothing; a picture of {task: what `gap_by_length` gives} of one system: KL and agreement by length."""
-    figure, axes = _canvas(len(GAPS), 4.4)
-    palette = dict(zip(bins, ("#d1495b", *OTHERS), strict=False))
+    figure, axes = plots.canvas(len(GAPS), len(GAPS), (4.4, 3.6))
+    palette = dict(zip(bins, cycle((plots.SPEECH, *COLOURS)), strict=False))
     for axis, (key, title) in zip(axes, GAPS.items(), strict=True):
         for place, (task, colour) in enumerate(palette.items()):
             some = bins[task]
@@ -86,8 +86,8 @@ def draw_gap_by_length(bins: Mapping[str, Sequence[Mapping[str, Any]]], path: Pa
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("length of the audio, s (middle of a bin)", fontsize=8)
         axis.grid(alpha=0.3)
-    _legend(figure, axes[0])
-    figure.savefig(path, dpi=130)
+    plots.legend(figure, axes[0], "lower center")
+    plots.save(figure, path)
 
 
 def _line(axis: Any, x: Sequence[float], figures: Sequence[Figure], colour: str, label: str) -> None:
@@ -98,29 +98,8 @@ def _line(axis: Any, x: Sequence[float], figures: Sequence[Figure], colour: str,
 
 
 def _points(axis: Any, x: Sequence[float], figures: Sequence[Figure], colour: str, label: str) -> None:
-    values = [one["value"] for one in figures]
-    below = [max(one["value"] - one["low"], 0) for one in figures]
-    above = [max(one["high"] - one["value"], 0) for one in figures]
-    axis.errorbar(x, values, [below, above], color=colour, fmt="o", ms=4.5, capsize=2, lw=0.9, label=label)
+    plots.intervals(axis, x, figures, color=colour, fmt="o", ms=4.5, capsize=2, lw=0.9, label=label)
 
 
 def _colours(systems: Mapping[str, Any]) -> dict[str, str]:
-    """A colour a system: its own, or the next that is free."""
-    free = iter(OTHERS * len(systems))
-    return {name: COLOURS.get(name) or next(free) for name in systems}
-
-
-def _legend(figure: Any, axis: Any) -> None:
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
-
-
-def _canvas(columns: int, width_in: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure as Canvas
-
-    figure = Canvas(figsize=(width_in * columns, 3.6), layout="constrained")
-    axes = figure.subplots(1, columns, squeeze=False)[0]
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
-    return figure, axes
+    return dict(zip(systems, cycle(COLOURS), strict=False))

@@ -1,25 +1,28 @@
 """The evaluation on paper: one JSON file, one table, and figures."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from blsp import markdown
+from blsp.evaluation import plots
 from blsp.files import replace_dir, write_json, write_text
 
 JSON = "reports/evaluation.json"
 MARKDOWN = "reports/evaluation.md"
 FIGURES = "reports/figures"
 TRAIN_LOG = "reports/train_log.jsonl"
+UNHEARD = "On speech in languages that training never heard:"
 PANELS_A_ROW = 4
+PANEL_IN = (3.1, 3.2)  # inches, width and height
 MEANINGS = {
     "text": "the LLM reads the true transcript: the ceiling",
     "cascade": "the speech model's own transcript, then the LLM",
     "speech": "the LLM hears the speech through the trained adapter",
-    "untrained": "the same with a fresh adapter: the floor",
+    "untrained": "the LLM hears the speech through a fresh adapter: the floor",
 }
-COLOURS = {"text": "#4c6a92", "cascade": "#8fb0c6", "speech": "#d1495b", "untrained": "#b9b9b9"}
+COLOURS = {"text": "#4c6a92", "cascade": "#8fb0c6", "speech": plots.SPEECH, "untrained": "#b9b9b9"}
 
 
 def write(evaluation: dict[str, Any]) -> None:
@@ -33,19 +36,33 @@ def write(evaluation: dict[str, Any]) -> None:
 
 def table(evaluation: dict[str, Any]) -> str:
     """The systems by the tasks, each cell a value and its interval, as a Markdown table."""
-    tasks = evaluation["tasks"]
-    header = ["system", *(f"{task['name']} ({task['metric']})" for task in tasks)]
-    rows = [
-        [system, *(cell(figures[task["name"]][task["metric"]]) for task in tasks)]
-        for system in MEANINGS
-        if (figures := evaluation["systems"].get(system))
-    ]
+    systems = {name: own for name in MEANINGS if (own := evaluation["systems"].get(name))}
+    figures = task_tables(
+        "system", systems, evaluation["tasks"], lambda name, task: cell(systems[name][task["name"]][task["metric"]])
+    )
     gap = evaluation["alignment"]
     closing = (
-        f"Behaviour gap on speech against text: KL {cell(gap['kl'])} nats a token, "
-        f"top-1 agreement {cell(gap['top1_agreement'])}."
+        f"Behaviour gap on speech against text, in the languages that training heard: KL {cell(gap['kl'])} nats a "
+        f"token, top-1 agreement {cell(gap['top1_agreement'])}."
     )
-    return f"{markdown.table(header, rows)}\n\n{closing}"
+    return f"{figures}\n\n{closing}"
+
+
+def task_tables(
+    corner: str,
+    rows: Iterable[str],
+    tasks: Sequence[Mapping[str, Any]],
+    cell_of: Callable[[str, Mapping[str, Any]], str],
+) -> str:
+    """A Markdown table of these rows by the tasks, then one of the tasks in languages that training never heard."""
+
+    def part(some: Sequence[Mapping[str, Any]]) -> str:
+        header = [corner, *(f"{task['name']} ({task['metric']})" for task in some)]
+        return markdown.table(header, [[row, *(cell_of(row, task) for task in some)] for row in rows])
+
+    heard, unheard = ([task for task in tasks if task["heard"] is kind] for kind in (True, False))
+    parts = [part(heard)] if heard else []
+    return "\n\n".join([*parts, UNHEARD, part(unheard)] if unheard else parts)
 
 
 def comparison_table(comparisons: list[dict[str, Any]]) -> str:
@@ -132,27 +149,24 @@ def _judge(found: dict[str, Any] | None) -> list[str]:
 def _draw_systems(evaluation: dict[str, Any], path: Path) -> None:
     systems = {name: evaluation["systems"][name] for name in MEANINGS if name in evaluation["systems"]}
     tasks = evaluation["tasks"]
-    figure, axes = _canvas(len(tasks))
-    for axis, task in zip(axes, tasks, strict=False):
-        for position, (system, figures) in enumerate(systems.items()):
-            value, low, high = (figures[task["name"]][task["metric"]][key] for key in ("value", "low", "high"))
-            axis.bar(position, value, color=COLOURS[system], width=0.7)
-            axis.errorbar(position, value, [[max(value - low, 0)], [max(high - value, 0)]], color="black", capsize=3)
-            axis.annotate(f"{value:.3g}", (position, high), (0, 3), textcoords="offset points", ha="center", fontsize=8)
+    figure, axes = plots.canvas(len(tasks), PANELS_A_ROW, PANEL_IN)
+    for axis, task in zip(axes, tasks, strict=True):
+        for place, (system, figures) in enumerate(systems.items()):
+            own = figures[task["name"]][task["metric"]]
+            plots.bar(axis, place, own, COLOURS[system])
+            text, top = f"{own['value']:.3g}", (place, own["high"])
+            axis.annotate(text, top, (0, 3), textcoords="offset points", ha="center", fontsize=8)
         axis.set_xticks(range(len(systems)), list(systems), fontsize=8)
-        better = "higher" if task["higher_is_better"] else "lower"
-        axis.set_title(f"{task['name']}\n{task['metric']}, {better} is better", fontsize=9)
+        axis.set_title(f"{task['name']}\n{plots.judged_by(task['metric'], task['higher_is_better'])}", fontsize=9)
         axis.margins(y=0.12)
         if task["metric"] == "perplexity":  # a fresh adapter's is thousands of times the others'
             axis.set_yscale("log")
-    for axis in axes[len(tasks) :]:
-        axis.set_visible(False)
-    figure.savefig(path, dpi=130)
+    plots.save(figure, path)
 
 
 def _draw_curve(path: Path) -> None:
     records = [json.loads(line) for line in Path(TRAIN_LOG).read_text(encoding="utf-8").splitlines()]
-    figure, axes = _canvas(3)
+    figure, axes = plots.canvas(3, PANELS_A_ROW, PANEL_IN)
     for axis, key, title in zip(
         axes,
         ("loss", "dev_kl", "dev_top1"),
@@ -166,22 +180,8 @@ def _draw_curve(path: Path) -> None:
         points = [(record["step"], record[key]) for record in records if key in record]
         if points:
             marker = "o" if len(points) < 30 else None
-            axis.plot(*zip(*points, strict=True), color=COLOURS["speech"], marker=marker, ms=3)
+            axis.plot(*zip(*points, strict=True), color=plots.SPEECH, marker=marker, ms=3)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("step", fontsize=8)
         axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=130)
-
-
-def _canvas(panels: int) -> tuple[Any, list[Any]]:
-    """A figure, and at least so many panels, PANELS_A_ROW of them in a row."""
-    from matplotlib.figure import Figure
-
-    columns = min(panels, PANELS_A_ROW)
-    rows = -(-panels // columns)
-    figure = Figure(figsize=(3.1 * columns, 3.2 * rows), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
-    return figure, axes
+    plots.save(figure, path)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from blsp.evaluation import plots
 from blsp.evaluation.answers import CLEAN
 from blsp.evaluation.metrics import Metric
-from blsp.evaluation.resampling import Figure, Resampling, bootstrap
-from blsp.evaluation.scores import summed
+from blsp.evaluation.resampling import Figure, Resampling
+from blsp.evaluation.scores import Measured, summed
 from blsp.params import Condition
 
-STYLES = {"cascade": ("#4c8fb0", "s"), "speech": ("#d1495b", "o"), "untrained": ("#8a8a8a", "^")}
+STYLES = {"cascade": ("#4c8fb0", "s"), "speech": (plots.SPEECH, "o"), "untrained": ("#8a8a8a", "^")}
 OTHERS = (("#edae49", "D"), ("#6a4c93", "v"), ("#00798c", "P"))
 
 
@@ -25,17 +26,31 @@ class Panel:
     figures: Mapping[str, Mapping[str, Figure]]
 
 
-def figures_by(key: str, graded: pd.DataFrame, metric: Metric, resampling: Resampling) -> dict[str, dict[str, Figure]]:
-    """{system: {value of the key: figure}} of the graded answers to one task; `key` is `condition` or `speaker`.
+def measured_by(key: str, graded: pd.DataFrame, task: str, metric: Metric) -> dict[str, Measured]:
+    """What was measured of the graded answers to a task, by the values of the key: `condition` or `speaker`.
 
-    Rows without a value are left out. Intervals are over the items of each group.
+    Rows without a value are left out.
     """
+    own = graded[graded["task"] == task]
+    return {
+        str(value): Measured(
+            task=task,
+            metric=metric.name,
+            higher_is_better=metric.higher_is_better,
+            counts=summed(rows),
+            compute=metric.compute,
+            signature=f"{metric.signature}|{key}:{value}",
+        )
+        for value, rows in own.groupby(key, sort=False)
+    }
+
+
+def figures_by(groups: Mapping[str, Measured], resampling: Resampling) -> dict[str, dict[str, Figure]]:
+    """{system: {value of the key: figure}}. Intervals are over the items of each group."""
     figures: dict[str, dict[str, Figure]] = {}
-    for value, rows in graded.groupby(key, sort=False):
-        for system, counts in summed(rows).items():
-            figures.setdefault(system, {})[str(value)] = bootstrap(
-                counts, metric.compute, resampling, f"{metric.signature}|{key}:{value}"
-            )
+    for value, measured in groups.items():
+        for system in measured.counts:
+            figures.setdefault(system, {})[value] = measured.figure(system, resampling)
     return figures
 
 
@@ -68,10 +83,7 @@ def draw_voices(panels: Sequence[Panel], path: Path) -> None:
 def _draw(
     panels: Sequence[Panel], order: list[str], joined: list[list[str]], captions: Mapping[str, str], path: Path
 ) -> None:
-    from matplotlib.figure import Figure as Canvas
-
-    canvas = Canvas(figsize=(max(0.62 * len(order), 4) + 1.2, 2.3 * len(panels) + 0.9), layout="constrained")
-    axes = canvas.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
+    canvas, axes = plots.canvas(len(panels), 1, (max(0.62 * len(order), 4), 2.3), (1.2, 0.9), sharex=True)
     at = {name: position for position, name in enumerate(order)}
     for axis, panel in zip(axes, panels, strict=True):
         free = iter(OTHERS * len(panel.figures))
@@ -80,22 +92,16 @@ def _draw(
             colour, marker = STYLES.get(system) or next(free)
             shift = (place - (len(points) - 1) / 2) * 0.16
             shown = [name for name in order if name in figures]
-            x, values = [at[name] + shift for name in shown], [figures[name]["value"] for name in shown]
-            below = [max(figures[name]["value"] - figures[name]["low"], 0) for name in shown]
-            above = [max(figures[name]["high"] - figures[name]["value"], 0) for name in shown]
-            axis.errorbar(
-                x, values, [below, above], color=colour, fmt=marker, ms=5, capsize=2, lw=1, label=system, zorder=3
-            )
+            x, own = [at[name] + shift for name in shown], [figures[name] for name in shown]
+            style = {"color": colour, "fmt": marker, "ms": 5, "capsize": 2, "lw": 1, "zorder": 3}
+            plots.intervals(axis, x, own, label=system, **style)
             for names in joined:
                 line = [name for name in names if name in figures]
                 axis.plot([at[n] + shift for n in line], [figures[n]["value"] for n in line], color=colour, lw=1.2)
         for system in panel.figures.keys() - points.keys():
             value = panel.figures[system][CLEAN]["value"]
             axis.axhline(value, color="black", ls="--", lw=1, label=f"{system} (no audio)")
-        direction = "lower" if panel.metric == "wer" else "higher"
-        axis.set_title(f"{panel.title}: {panel.metric}, {direction} is better", fontsize=9, loc="left")
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
+        axis.set_title(f"{panel.title}: {plots.judged_by(panel.metric, panel.metric != 'wer')}", fontsize=9, loc="left")
         axis.grid(alpha=0.3, axis="y")
         axis.margins(y=0.08)
         if panel.metric == "accuracy":
@@ -103,9 +109,8 @@ def _draw(
     axes[-1].set_xticks(range(len(order)), [captions[name] for name in order], fontsize=8)
     if max(map(len, "\n".join(captions.values()).split("\n"))) > 9:
         axes[-1].tick_params(axis="x", rotation=30)
-    handles, labels = axes[0].get_legend_handles_labels()
-    canvas.legend(handles, labels, loc="outside upper right", ncols=len(labels), fontsize=8, frameon=False)
-    canvas.savefig(path, dpi=130)
+    plots.legend(canvas, axes[0], "upper right")
+    plots.save(canvas, path)
 
 
 def _caption(name: str, condition: Condition | None) -> str:

@@ -5,7 +5,7 @@ them), U utterances, N places in their responses, B utterances of a batch, L tok
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -43,15 +43,6 @@ def sample(examples: Sequence[Example], seed: int) -> list[Example]:
         return list(examples)
     chosen = np.random.default_rng(seed).choice(len(examples), UTTERANCES, replace=False)
     return [examples[row] for row in np.sort(chosen)]
-
-
-def with_others_speech(examples: Sequence[Example]) -> list[Example]:
-    """The same transcripts and responses, each with the speech of the next: what is alike without hearing."""
-    others = [*examples[1:], examples[0]]
-    return [
-        replace(example, num_samples=other.num_samples, load_samples=other.load_samples)
-        for example, other in zip(examples, others, strict=True)
-    ]
 
 
 def layer_states(

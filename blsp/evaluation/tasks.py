@@ -52,9 +52,14 @@ def test_items() -> list[Item]:
     return sorted(items, key=lambda item: (len(item.samples), item.id))
 
 
+def heard_languages() -> set[str | None]:
+    """The languages that training heard: those of the dev split; none where there is no such split."""
+    return {cut.supervisions[0].language for cut in load_cuts("dev")}
+
+
 def heard_in_training(items: list[Item]) -> set[str]:
-    """The ids of the items in languages that training heard: those of the dev split; all where it has none."""
-    languages = {cut.supervisions[0].language for cut in load_cuts("dev")}
+    """The ids of the items in languages that training heard; of all where nobody knows."""
+    languages = heard_languages()
     return {item.id for item in items if not languages or item.language in languages}
 
 

@@ -5,15 +5,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from blsp import markdown
+from blsp.evaluation import plots
 from blsp.evaluation.evaluate import comparisons, figures, measure_answers, tasks_of
-from blsp.evaluation.report import cell
+from blsp.evaluation.report import cell, task_tables
 from blsp.evaluation.resampling import resampling_of
 from blsp.files import replace_dir, write_json, write_text
 from blsp.paper.compare import by_seed, measure_gaps, read_measured
 from blsp.params import Params
 
 FOLDER = "reports/ablations"
+PANELS_A_ROW = 5
 PAGE, JSON = "ablations.md", "ablations.json"
 SURE = 0.05  # a difference whose p is below it is marked
 
@@ -34,7 +35,7 @@ def run(params: Params) -> None:
         "seeds": by_seed(graded, gaps, params, names),
         "comparisons": comparisons(measured, others, resampling),
         "axes": axes,
-        "tasks": tasks_of(measured),
+        "tasks": tasks_of(measured, graded),
         "reference": reference,
     }
     with replace_dir(FOLDER) as folder:
@@ -48,19 +49,14 @@ def run(params: Params) -> None:
 def _table(found: Mapping[str, Any], axis: str) -> str:
     """A row a point of the axis; a value that differs from the reference's by more than chance has a star."""
     sure = {(one["system"], one["task"], one["metric"]) for one in found["comparisons"] if one["p"] < SURE}
-    header = [axis, *(f"{task['name']} ({task['metric']})" for task in found["tasks"])]
-    rows = [
-        [
-            f"{place:g}",
-            *(
-                cell(found["systems"][name][task["name"]][task["metric"]])
-                + ("*" if (name, task["name"], task["metric"]) in sure else "")
-                for task in found["tasks"]
-            ),
-        ]
-        for name, place in sorted(found["axes"][axis].items(), key=lambda point: point[1])
-    ]
-    return markdown.table(header, rows)
+    names = {f"{place:g}": name for name, place in sorted(found["axes"][axis].items(), key=lambda point: point[1])}
+
+    def cell_of(place: str, task: Mapping[str, Any]) -> str:
+        name = names[place]
+        star = "*" if (name, task["name"], task["metric"]) in sure else ""
+        return cell(found["systems"][name][task["name"]][task["metric"]]) + star
+
+    return task_tables(axis, names, found["tasks"], cell_of)
 
 
 def _page(found: Mapping[str, Any], params: Params) -> str:
@@ -71,7 +67,7 @@ def _page(found: Mapping[str, Any], params: Params) -> str:
         f"One setting at a time, beside `{found['reference']}`. Every point is the mean over the seeds {seeds}, in "
         f"brackets the {params.evaluate.confidence:.0%} bootstrap interval over utterances; a star marks a difference "
         f"from `{found['reference']}` with p below {SURE:g}, on the same utterances by approximate randomisation. "
-        "`kl` and `top1_agreement` are the behaviour gap on the continuations.",
+        "`kl` and `top1_agreement` are the behaviour gap on the continuations, in the languages that training heard.",
     ]
     for axis in found["axes"]:
         lines += ["", f"## {axis}", "", _table(found, axis), "", f"![{axis}]({axis}.png)"]
@@ -80,30 +76,18 @@ def _page(found: Mapping[str, Any], params: Params) -> str:
 
 def _draw(found: Mapping[str, Any], axis: str, path: Path) -> None:
     """A panel a task: its metric along the axis, with intervals, and a dot a seed."""
-    from matplotlib.figure import Figure as Canvas
-
     points = sorted(found["axes"][axis].items(), key=lambda point: point[1])
     tasks = found["tasks"]
-    columns = -(-len(tasks) // 2)
-    canvas = Canvas(figsize=(2.8 * columns, 5.4), layout="constrained")
-    panels = list(canvas.subplots(2, columns, squeeze=False).flat)
-    for panel, task in zip(panels, tasks, strict=False):
+    canvas, panels = plots.canvas(len(tasks), PANELS_A_ROW, (2.8, 2.7))
+    for panel, task in zip(panels, tasks, strict=True):
         own = [found["systems"][name][task["name"]][task["metric"]] for name, _ in points]
-        values = [figure["value"] for figure in own]
-        below = [max(figure["value"] - figure["low"], 0) for figure in own]
-        above = [max(figure["high"] - figure["value"], 0) for figure in own]
         # Settings are doubled or halved, and may be none: evenly spaced, each by its value.
-        panel.errorbar(range(len(points)), values, [below, above], color="#d1495b", marker="o", ms=4, capsize=3, lw=1.2)
+        plots.intervals(panel, range(len(points)), own, color=plots.SPEECH, marker="o", ms=4, capsize=3, lw=1.2)
         for at, (name, _) in enumerate(points):
             seeds = found["seeds"][name][task["name"]][task["metric"]]
             panel.plot([at] * len(seeds), seeds, ".", color="black", ms=4, zorder=3)
         panel.set_xticks(range(len(points)), [f"{place:g}" for _, place in points], fontsize=8)
-        better = "higher" if task["higher_is_better"] else "lower"
-        panel.set_title(f"{task['name']}: {task['metric']}, {better} is better", fontsize=8)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.tick_params(labelsize=8)
+        panel.set_title(f"{task['name']}: {plots.judged_by(task['metric'], task['higher_is_better'])}", fontsize=8)
         panel.grid(alpha=0.3, axis="y")
-    for panel in panels[len(tasks) :]:
-        panel.set_visible(False)
     canvas.supxlabel(axis, fontsize=9)
-    canvas.savefig(path, dpi=130)
+    plots.save(canvas, path)

@@ -2,25 +2,28 @@
 
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
 
-from blsp.evaluation.answers import read_answers
+from blsp.evaluation.answers import CLEAN, read_answers
 from blsp.evaluation.evaluate import ANSWERS as BASELINES
 from blsp.evaluation.evaluate import comparisons, figures, measure_answers, tasks_of
 from blsp.evaluation.gap import UtteranceGap, gap_by_length
-from blsp.evaluation.resampling import Resampling, difference, resampling_of
-from blsp.evaluation.robustness import figures_by
+from blsp.evaluation.resampling import Resampling, resampling_of
+from blsp.evaluation.robustness import figures_by, measured_by
 from blsp.evaluation.scores import Measured, grade, metrics_of, summed
 from blsp.files import read_json
 from blsp.paper import page
-from blsp.paper.measure import ANSWERS, CLUSTERS, GAPS, SIMILARITY, measured_folders
+from blsp.paper.measure import ANSWERS, CLUSTERS, GAPS, SIMILARITY, places_of_all
+from blsp.paper.provenance import provenance
 from blsp.paper.robustness import ANSWERS as ROBUSTNESS
 from blsp.paper.robustness import judged_tasks
 from blsp.params import Params
 
 LENGTH_BINS = 5
+VOICES = 30  # those with most utterances, where a test set has more
 
 
 def run(params: Params) -> None:
@@ -28,7 +31,7 @@ def run(params: Params) -> None:
     names, settings = list(params.experiments.variants), params.evaluate
     resampling = resampling_of(settings)
     graded, gaps = read_measured(params, names)
-    first_folders = {name: measured_folders(params, name)[0] for name in names}
+    first_folders = {name: Path(str(places_of_all(params, name)[0].measured)) for name in names}
     judged, gapped = measure_answers(graded, params), measure_gaps(gaps)
     found = {
         "systems": figures(judged, resampling),
@@ -37,11 +40,12 @@ def run(params: Params) -> None:
         "comparisons": comparisons([*judged, *gapped], params.experiments.compared, resampling),
         "gap_by_length": lengths(gaps, params, resampling),
         "similarity": {name: read_json(own / SIMILARITY) for name, own in first_folders.items()},
-        "tasks": tasks_of(judged),
+        "tasks": tasks_of(judged, graded),
         "instructions": {name: task.instructions for name, task in settings.tasks.items()},
+        "provenance": provenance(params, names),
     }
-    worse = grade(read_answers(ROBUSTNESS), judged_tasks(params), params.corpus.normalizer)
-    found["conditions"] = by_condition(worse, params, resampling)
+    worse = grade(read_answers(ROBUSTNESS, "blsp robustness"), judged_tasks(params), params.corpus.normalizer)
+    found["conditions"] = worse_audio(worse, params, resampling)
     clusters = {name: pd.read_parquet(own / CLUSTERS) for name, own in first_folders.items()}
     page.write(found, graded, clusters, params)
     print(page.tables(found))
@@ -49,33 +53,44 @@ def run(params: Params) -> None:
 
 def read_measured(params: Params, names: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The graded answers of these variants from all seeds and of the baselines, and the variants' gaps."""
-    folders = list(chain.from_iterable(measured_folders(params, name) for name in names))
-    answers = pd.concat([baselines(), *(read_answers(folder / ANSWERS) for folder in folders)], ignore_index=True)
+    trained = list(chain.from_iterable(places_of_all(params, name) for name in names))
+    folders = {Path(str(places.measured)): f"blsp measure {places.options}" for places in trained}
+    own = [read_answers(folder / ANSWERS, command) for folder, command in folders.items()]
+    answers = pd.concat([baselines(), *own], ignore_index=True)
     gaps = pd.concat([pd.read_parquet(folder / GAPS) for folder in folders], ignore_index=True)
     return grade(answers, params.evaluate.tasks, params.corpus.normalizer), gaps
 
 
 def baselines() -> pd.DataFrame:
     """The answers of the systems that no variant trains: those of the stage `evaluate`, but for its own adapter's."""
-    answers = read_answers(BASELINES).drop(columns="quality")
+    answers = read_answers(BASELINES, "blsp evaluate").drop(columns="quality")
     return answers[answers["system"] != "speech"]
 
 
-def by_condition(graded: pd.DataFrame, params: Params, resampling: Resampling) -> list[dict[str, Any]]:
-    """{"task", "metric", "figures": {system: {condition: figure}}, "differences": [...]} of each task.
+def worse_audio(graded: pd.DataFrame, params: Params, resampling: Resampling) -> list[dict[str, Any]]:
+    """{"task", "metric", "figures": {system: {condition: figure}}, "differences": [...], "voices": ...} of each task.
 
-    A difference is speech less cascade under a condition, on the same utterances.
+    A difference is speech less cascade under a condition, on the same utterances. `voices` is {system: {speaker:
+    figure}} on clean audio, of the VOICES with most utterances; empty where nobody knows who speaks.
     """
+    clean = graded[graded["condition"] == CLEAN]
     found = []
     for task, metric in metrics_of(graded, judged_tasks(params), params.corpus.normalizer).items():
-        rows = graded[graded["task"] == task]
-        differences = []
-        for condition, own in rows.groupby("condition", sort=False):
-            counts = summed(own)
-            tested = difference(counts["speech"], counts["cascade"], metric.compute, resampling)
-            differences.append({"condition": str(condition), **tested})
-        figures_of = figures_by("condition", rows, metric, resampling)
-        found.append({"task": task, "metric": metric.name, "figures": figures_of, "differences": differences})
+        by_condition = measured_by("condition", graded, task, metric)
+        said = clean.loc[clean["task"] == task, "speaker"].value_counts()
+        voices = measured_by("speaker", clean[clean["speaker"].isin(said.index[:VOICES])], task, metric)
+        found.append(
+            {
+                "task": task,
+                "metric": metric.name,
+                "figures": figures_by(by_condition, resampling),
+                "differences": [
+                    {"condition": condition, **measured.difference("speech", "cascade", resampling)}
+                    for condition, measured in by_condition.items()
+                ],
+                "voices": figures_by(voices, resampling),
+            }
+        )
     return found
 
 

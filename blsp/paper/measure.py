@@ -6,7 +6,6 @@ each test utterance by what was asked), similarity.json (speech and text states,
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -86,7 +85,7 @@ def first_behaviour(params: Params) -> str:
     return next(iter(params.continuations.behaviours))
 
 
-def measured_folders(params: Params, name: str) -> list[Path]:
-    """Where this was done for a variant or an ablation: a folder a seed."""
+def places_of_all(params: Params, name: str) -> list[Places]:
+    """Those of a variant or an ablation, a seed after the other."""
     group = "variants" if name in params.experiments.variants else "ablations"
-    return [Path(str(places_of(name, seed, group).measured)) for seed in params.experiments.seeds]
+    return [places_of(name, seed, group) for seed in params.experiments.seeds]

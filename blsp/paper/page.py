@@ -7,22 +7,19 @@ from typing import Any
 import pandas as pd
 
 from blsp import markdown
-from blsp.evaluation import gap_plots
+from blsp.evaluation import gap_plots, plots
 from blsp.evaluation import page as answers_page
 from blsp.evaluation.clusters import draw_clusters
-from blsp.evaluation.report import cell, comparison_table, number
-from blsp.evaluation.robustness import Panel, draw_conditions
+from blsp.evaluation.report import MEANINGS, PANELS_A_ROW, cell, comparison_table, number, task_tables
+from blsp.evaluation.robustness import Panel, draw_conditions, draw_voices
 from blsp.evaluation.tasks import test_items
 from blsp.files import replace_dir, write_json, write_text
+from blsp.paper import provenance
 from blsp.params import Params, Train
+from blsp.params.training import BASELINES
 
 FOLDER = "reports/paper"
 PAGE, JSON, LISTEN = "paper.md", "paper.json", "answers.html"
-BASELINES = {
-    "text": "the LLM reads the true transcript: the ceiling",
-    "cascade": "the speech model's own transcript, then the LLM",
-    "untrained": "the LLM hears the speech through a fresh adapter: the floor",
-}
 
 
 def write(found: dict[str, Any], graded: pd.DataFrame, clusters: Mapping[str, pd.DataFrame], params: Params) -> None:
@@ -40,6 +37,8 @@ def write(found: dict[str, Any], graded: pd.DataFrame, clusters: Mapping[str, pd
         _draw_systems(found, folder / "systems.png")
         panels = [Panel(one["task"], one["metric"], one["figures"]) for one in found["conditions"]]
         draw_conditions(panels, params.evaluate.conditions, folder / "conditions.png")
+        if voices := _by_voice(found):
+            draw_voices(voices, folder / "voices.png")
         answers_page.write_page(
             graded,
             answers_page.Systems(ours=first, against="cascade"),
@@ -48,7 +47,7 @@ def write(found: dict[str, Any], graded: pd.DataFrame, clusters: Mapping[str, pd
             about=f"Every system of {PAGE}.",
         )
         write_json(folder / JSON, found)
-        write_text(folder / PAGE, _page(found, params))
+        write_text(folder / PAGE, text(found, params))
 
 
 def tables(found: Mapping[str, Any]) -> str:
@@ -57,12 +56,12 @@ def tables(found: Mapping[str, Any]) -> str:
 
 
 def _systems_table(found: Mapping[str, Any]) -> str:
-    header = ["system", *(f"{task['name']} ({task['metric']})" for task in found["tasks"])]
-    rows = [
-        [name, *(_cell_of(found, name, task["name"], task["metric"]) for task in found["tasks"])]
-        for name in found["systems"]
-    ]
-    return markdown.table(header, rows)
+    return task_tables(
+        "system",
+        found["systems"],
+        found["tasks"],
+        lambda name, task: _cell_of(found, name, task["name"], task["metric"]),
+    )
 
 
 def _cell_of(found: Mapping[str, Any], system: str, task: str, metric: str) -> str:
@@ -76,15 +75,23 @@ def _cell_of(found: Mapping[str, Any], system: str, task: str, metric: str) -> s
 
 
 def _gaps_table(found: Mapping[str, Any]) -> str:
-    tasks = list(dict.fromkeys(task for gaps in found["gaps"].values() for task in gaps))
-    rows = [
-        [name, *(f"{cell(gaps[task]['kl'])}, {cell(gaps[task]['top1_agreement'])}" for task in tasks)]
-        for name, gaps in found["gaps"].items()
-    ]
-    return markdown.table(["system", *tasks], rows)
+    names = dict.fromkeys(task for gaps in found["gaps"].values() for task in gaps)
+    tasks = [{"name": name, "metric": "KL, top-1", "heard": name not in _unheard(found)} for name in names]
+
+    def cell_of(name: str, task: Mapping[str, Any]) -> str:
+        own = found["gaps"][name][task["name"]]
+        return f"{cell(own['kl'])}, {cell(own['top1_agreement'])}"
+
+    return task_tables("system", found["gaps"], tasks, cell_of)
 
 
-def _page(found: Mapping[str, Any], params: Params) -> str:
+def _unheard(found: Mapping[str, Any]) -> set[str]:
+    """The tasks on speech in languages that training never heard."""
+    return {task["name"] for task in found["tasks"] if not task["heard"]}
+
+
+def text(found: Mapping[str, Any], params: Params) -> str:
+    """The page, as Markdown."""
     seeds = ", ".join(map(str, params.experiments.seeds))
     changed = {name: _changes(own, params.train) for name, own in params.experiments.variants.items()}
     lines = [
@@ -97,8 +104,8 @@ def _page(found: Mapping[str, Any], params: Params) -> str:
         "",
         _systems_table(found),
         "",
-        *(f"- `{name}`: {meaning}" for name, meaning in BASELINES.items()),
-        *(f"- `{name}`: trained with {what}" for name, what in changed.items()),
+        *(f"- `{name}`: {MEANINGS[name]}" for name in BASELINES),
+        *(f"- `{name}`: trained with {what}{_copied(params, name)}" for name, what in changed.items()),
         "",
         "![systems](systems.png)",
         "",
@@ -111,18 +118,18 @@ def _page(found: Mapping[str, Any], params: Params) -> str:
         "## The gap between hearing and reading",
         "",
         "KL(text || speech) in nats a token, then the share of tokens that are the most likely in both, along what "
-        "the LLM answers to the transcript.",
+        "the LLM answers to the transcript; `continuation` in the languages that training heard.",
         "",
         _gaps_table(found),
         "",
         "![gap by task](gap_by_task.png)",
         f"![gap by length of the audio, {next(iter(changed))}](gap_by_length.png)",
         "",
-        "How alike the LLM's states are, layer by layer (the first seed of each):",
+        "How alike the LLM's states are by layer (the first seed of each, in the languages that training heard):",
         "",
         "![similarity of states by layer](similarity.png)",
         "",
-        "Where utterances lie in the last layer, each in the colour of its intent:",
+        "Where the same utterances lie in the last layer, each in the colour of its intent:",
         "",
         "![clusters of utterances](clusters.png)",
         "",
@@ -135,11 +142,16 @@ def _page(found: Mapping[str, Any], params: Params) -> str:
         "",
         "![worse audio](conditions.png)",
         "",
+        *_voices(found),
         f"The answers, to read and to hear: [{LISTEN}]({LISTEN}).",
         "",
         "## Instructions",
         "",
         *(f"- {name}: {' / '.join(given)}" for name, given in found["instructions"].items()),
+        "",
+        "## Where the numbers come from",
+        "",
+        *provenance.lines(found["provenance"]),
         "",
         "## Signatures",
         "",
@@ -167,35 +179,48 @@ def _conditions_table(found: Mapping[str, Any]) -> str:
     return markdown.table(["task", "condition", "cascade", "speech", "difference", "p"], rows)
 
 
+def _by_voice(found: Mapping[str, Any]) -> list[Panel]:
+    shown = [one for one in found["conditions"] if one["voices"] and one["task"] not in _unheard(found)]
+    return [Panel(one["task"], one["metric"], one["voices"]) for one in shown]
+
+
+def _voices(found: Mapping[str, Any]) -> list[str]:
+    what = (
+        "The same by voice, on clean audio in the languages that training heard, with the number of utterances (the "
+        "voices with most of them):"
+    )
+    return [what, "", "![voices](voices.png)", ""] if _by_voice(found) else []
+
+
 def _changes(variant: Train, train: Train) -> str:
     changed = {key: value for key, value in variant.model_dump().items() if value != getattr(train, key)}
     return ", ".join(f"`{key}: {value}`" for key, value in changed.items()) or "`train` as it is"
 
 
+def _copied(params: Params, name: str) -> str:
+    """What is learned by a variant that hears the LLM's copies of transcripts alone; nothing of any other."""
+    own, written = params.experiments.variants[name], params.continuations
+    if any(share > 0 and written.behaviours[part].answer != "copy" for part, share in own.shares.items()):
+        return ""
+    loss = {"ce": "cross-entropy on", "kd": "KL along"}[own.objective]
+    kept = f"kept only where within {written.quality.copy_distance:.0%} of its letters"
+    return f": {loss} the LLM's own repetitions of the transcript, {kept}"
+
+
 def _draw_systems(found: Mapping[str, Any], path: Path) -> None:
     """A panel a task: each system a bar with its interval, and a dot a seed."""
     from matplotlib import colormaps
-    from matplotlib.figure import Figure as Canvas
 
     tasks, systems = found["tasks"], list(found["systems"])
-    columns = -(-len(tasks) // 2)
-    canvas = Canvas(figsize=(3.4 * columns, 6.8), layout="constrained")
-    axes = list(canvas.subplots(2, columns, squeeze=False).flat)
-    for axis, task in zip(axes, tasks, strict=False):
+    canvas, axes = plots.canvas(len(tasks), PANELS_A_ROW, (3.4, 3.4))
+    for axis, task in zip(axes, tasks, strict=True):
         for place, system in enumerate(systems):
             figure = found["systems"][system][task["name"]][task["metric"]]
-            value, low, high = figure["value"], figure["low"], figure["high"]
-            axis.bar(place, value, color=colormaps["tab10"](place), width=0.7)
-            axis.errorbar(place, value, [[max(value - low, 0)], [max(high - value, 0)]], color="black", capsize=3)
+            plots.bar(axis, place, figure, colormaps["tab10"](place))
             seeds = found["seeds"].get(system, {}).get(task["name"], {}).get(task["metric"], [])
             axis.plot([place] * len(seeds), seeds, ".", color="black", ms=5)
         axis.set_xticks(range(len(systems)), systems, rotation=35, ha="right", fontsize=8)
         if task["metric"] == "perplexity":
             axis.set_yscale("log")
-        better = "higher" if task["higher_is_better"] else "lower"
-        axis.set_title(f"{task['name']}: {task['metric']}, {better} is better", fontsize=9)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
-    for axis in axes[len(tasks) :]:
-        axis.set_visible(False)
-    canvas.savefig(path, dpi=130)
+        axis.set_title(f"{task['name']}: {plots.judged_by(task['metric'], task['higher_is_better'])}", fontsize=9)
+    plots.save(canvas, path)

@@ -22,6 +22,7 @@ KEY_TAG = "blsp.training_key"  # which training a run is of, before there is an 
 VARIANT_TAG = "blsp.variant"  # its name under `experiments`; the pipeline's own training has none
 MODEL_TAG = "blsp.model_id"  # the logged model, once all of it is there
 COMMIT_TAG = "mlflow.source.git.commit"  # MLflow's own name, which its pages show as the source version
+DIRTY_TAG = "blsp.git_dirty"  # true where there were changes that no commit has
 MIRROR_TAG = "blsp.mirror_sha256"  # of everything mirrored; written last, so its presence means complete
 
 # MLflow's own patience (7 retries of 120 s) would hold a stage back for minutes when a server is away.

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from blsp.evaluation import states as module
-from blsp.evaluation.states import content_masks, layer_states, sample, with_others_speech
+from blsp.evaluation.states import content_masks, layer_states, sample
 from blsp.model.chat import AUDIO_TOKEN, build_prompt
 from blsp.training.examples import Collator, Example
 from blsp.training.objective import AlignmentObjective
@@ -96,13 +96,6 @@ def test_contents_are_what_the_prompts_do_not_share(tiny_model, examples):
         words = processor.tokenizer.decode(batch.written.ids[row][masks["written"][row]])
         assert words.strip() == example.transcript
         assert int(masks["spoken"][row].sum()) == processor.audio_token_count(example.num_samples)
-
-
-def test_anothers_speech_leaves_everything_else(examples):
-    others = with_others_speech(examples)
-    assert [other.transcript for other in others] == TEXTS and [other.id for other in others] == ["u0", "u1", "u2"]
-    assert [other.num_samples for other in others] == [len(examples[row].load_samples()) for row in (1, 2, 0)]
-    np.testing.assert_array_equal(others[0].load_samples(), examples[1].load_samples())
 
 
 def test_of_many_utterances_a_few_are_taken(examples, monkeypatch):
