@@ -83,10 +83,11 @@ def _evaluate(params: Params) -> dict[str, Any]:
 
 
 def measure_answers(graded: pd.DataFrame, params: Params) -> list[Measured]:
-    """What is measured of the answers in this table."""
-    tasks = params.evaluate.tasks
+    """What is measured of the answers in this table; instruction sensitivity in the languages that training heard."""
+    tasks, heard = params.evaluate.tasks, heard_languages()
     metrics = metrics_of(graded, tasks, params.corpus.normalizer)
-    return [*measure(graded, tasks, metrics), *measure_sensitivity(graded, tasks)]
+    known = graded[graded["language"].isin(heard)] if heard else graded
+    return [*measure(graded, tasks, metrics), *measure_sensitivity(known, tasks)]
 
 
 def figures(measured: Sequence[Measured], resampling: Resampling) -> dict[str, dict[str, dict[str, Figure]]]:

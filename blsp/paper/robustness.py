@@ -8,7 +8,7 @@ from blsp.backbones import device_map
 from blsp.evaluation.answers import ask, write_answers
 from blsp.evaluation.conditions import conditions
 from blsp.evaluation.systems import System, cascade_system, speech_system
-from blsp.evaluation.tasks import test_items
+from blsp.evaluation.tasks import heard_in_training, test_items
 from blsp.params import Params, Task
 from blsp.training.train import PIPELINE
 
@@ -16,13 +16,18 @@ ANSWERS = "reports/robustness.parquet"
 
 
 def run(params: Params) -> None:
-    """Nothing; afterwards reports/robustness.parquet has the answers under every condition of evaluate.conditions."""
+    """Nothing; afterwards reports/robustness.parquet has the answers under every condition of evaluate.conditions.
+
+    Asked are the test utterances in languages that training heard.
+    """
     from accelerate.utils import set_seed
 
     from blsp.model import BlspForConditionalGeneration, BlspProcessor
 
     set_seed(params.train.seed)
-    settings, items = params.evaluate, test_items()
+    settings, every = params.evaluate, test_items()
+    heard = heard_in_training(every)
+    items = [item for item in every if item.id in heard]
     processor = BlspProcessor.from_pretrained(PIPELINE.adapter)
     model = BlspForConditionalGeneration.from_pretrained(PIPELINE.adapter, device_map=device_map())
     systems: dict[str, System] = {
