@@ -9,7 +9,8 @@ import re
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import anyio
@@ -17,7 +18,7 @@ import anyio
 from flows.dvc_graph import Stage
 
 TAIL_LINES = 20  # lines of a failed stage that its message keeps
-INTERRUPT_GRACE_S = 15.0  # s a cancelled stage gets to end by itself
+INTERRUPT_GRACE_S = 60.0  # s a cancelled stage gets to end by itself: training ends its step and saves
 
 # Whoever starts the group holds the other end of its stdin; when that process dies, however it dies, `read`
 # returns and the group goes with it. The watcher also keeps the group's number from being given to others.
@@ -43,17 +44,22 @@ class Ended:
 
 
 async def repro(
-    stage: Stage, remote: bool, on_line: Callable[[str], None], on_progress: Callable[[str, int], None]
+    stage: Stage,
+    remote: bool,
+    on_line: Callable[[str], None],
+    on_progress: Callable[[str, int], None],
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Ended:
     """How `dvc repro --single-item` of `stage` ended, in the working folder.
 
     `on_line` gets each line of output as it comes, `on_progress` a progress bar's label and percentage. With
-    a remote, what is missing here is pulled. Cancelling stops the stage and all its processes.
+    a remote, what is missing here is pulled. `environment` is set beside this process's own. Cancelling stops
+    the stage and all its processes.
     """
     missing = [path for path in stage.inputs if not os.path.exists(path)] if remote else []
     if missing:
         # Otherwise --allow-missing takes an absent input for unchanged, also where dvc.lock says it is new.
-        pulled = await _dvc(["pull", *missing], on_line, on_progress)
+        pulled = await _dvc(["pull", *missing], on_line, on_progress, environment)
         if pulled.returncode:
             return _failure(pulled)
     how: Literal["ran", "skipped", "cached"] = "ran"
@@ -67,7 +73,7 @@ async def repro(
         on_line(line)
 
     flags = ["--pull", "--allow-missing"] if remote else []
-    ended = await _dvc(["repro", "--single-item", *flags, stage.name], heed, on_progress)
+    ended = await _dvc(["repro", "--single-item", *flags, stage.name], heed, on_progress, environment)
     return _failure(ended) if ended.returncode else Ended(how)
 
 
@@ -78,7 +84,10 @@ class _Output:
 
 
 async def _dvc(
-    arguments: list[str], on_line: Callable[[str], None], on_progress: Callable[[str, int], None]
+    arguments: list[str],
+    on_line: Callable[[str], None],
+    on_progress: Callable[[str, int], None],
+    environment: Mapping[str, str],
 ) -> _Output:
     process = await asyncio.create_subprocess_exec(
         *("/bin/sh", "-c", GUARD, "sh"),
@@ -86,7 +95,7 @@ async def _dvc(
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
         start_new_session=True,
         preexec_fn=_heed_interrupts,
     )

@@ -76,13 +76,13 @@ def test_a_matrix_is_trained_and_only_what_a_change_concerns_is_trained_again(ca
     before = sha256_of("models/adapter")
     assert main(["paper"]) == 1
     said = capfd.readouterr()
-    assert "data/continuations has it at: none" in said.err
-    assert "ce from seed 2: objective ce, shares {continuation: 1}" in said.out
+    assert "broken-2 | " in said.out and "data/continuations has it at: none" in said.out
+    assert "train@ce-2 | ce from seed 2: objective ce, shares {continuation: 1}" in said.out
     trained = {path.parent.parent.name for path in Path("models/variants").glob("*/adapter/model.safetensors")}
     assert trained == {"ce-2"}
 
     def left():
-        return [name.rpartition("@")[2] for name in stale(read_graph(["experiments/paper/dvc.yaml"]))]
+        return [stage.name.rpartition("@")[2] for stage in stale(read_graph(["experiments/paper/dvc.yaml"]))]
 
     assert left() == ["broken-2"]
     change(variants={"ce": CE, "mended": {}}, ablations={"other": {"temperature": 4.0}})

@@ -118,6 +118,7 @@ def test_a_wrong_type_is_refused(tmp_path, key, value, expected):
         ("train/steps", 0, "train.steps: must be greater than 0; found 0"),
         ("train/lr", -1.0, "train.lr: must be greater than 0; found -1.0"),
         ("train/corpus_share", 0.0, "train.corpus_share: must be greater than 0; found 0.0"),
+        ("execution/experiments_at_once", 0, "execution.experiments_at_once: must be greater than 0; found 0"),
         ("train/warmup_steps", -1, "train.warmup_steps: must be at least 0; found -1"),
         ("validate/max_drop_share", 20, "validate.max_drop_share: must be at most 1; found 20"),
         ("evaluate/confidence", 1.0, "evaluate.confidence: must be less than 1; found 1.0"),

@@ -236,6 +236,21 @@ def test_a_variant_is_a_run_of_its_own_among_variants(trained: Trained, store: S
         assert tracking.sync(twin, places_of("kd", 1)) != run_id
 
 
+def test_two_that_begin_together_make_the_file_and_the_experiment_once(tmp_path: Path) -> None:
+    code = "from blsp.tracking.store import session\nwith session('new') as store: print(store.experiment_id)"
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONWARNINGS": "ignore",
+    }
+    two = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    assert [process.communicate()[0].strip() for process in two] == ["1", "1"]
+
+
 def test_turned_off_nothing_happens(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BLSP_TRACKING", "off")
     monkeypatch.setattr(subprocess, "Popen", None)

@@ -155,6 +155,7 @@ class Corpus(Record):
 class Execution(Record):
     executor: Literal["local", "ray"]
     processes: Count
+    experiments_at_once: Count
     prompts_at_once: Count
     server_url: Annotated[str, Field(pattern=SERVER_URL)] | None
     timeout_s: Positive

@@ -1,6 +1,7 @@
 """Where runs are kept: the address, the connection, and how runs are found by what they hold."""
 
 import contextlib
+import fcntl
 import logging
 import os
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blsp.errors import BlspError
+from blsp.files import scratch_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -99,8 +101,10 @@ def session(experiment: str = EXPERIMENT) -> Iterator[Store]:
 
         logging.getLogger("mlflow").setLevel(logging.ERROR)  # its import sets a level of its own
         try:
-            client = mlflow.MlflowClient(uri(), os.environ.get("MLFLOW_REGISTRY_URI") or uri())
-            yield Store(client, _experiment_id(client, experiment))
+            with _alone():
+                client = mlflow.MlflowClient(uri(), os.environ.get("MLFLOW_REGISTRY_URI") or uri())
+                experiment_id = _experiment_id(client, experiment)
+            yield Store(client, experiment_id)
         except (MlflowException, SQLAlchemyError, OSError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise TrackingError(
@@ -111,6 +115,17 @@ def session(experiment: str = EXPERIMENT) -> Iterator[Store]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """A block that one process of this machine is in at a time: MLflow has no lock of its own on the making of its
+    SQLite file and of experiments, and trainings that begin together both begin with that."""
+    folder = scratch_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "mlflow.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # until the file is closed
+        yield
 
 
 def _experiment_id(client: "MlflowClient", name: str) -> str:

@@ -3,6 +3,7 @@
 Axes: R utterances of the split, S encoder frames of one, E encoder width.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -85,15 +86,14 @@ class FrameCache:
         """Nothing; other caches of the folder are removed, the longest unwanted first, until all are in the limit."""
         if not PartialState().is_local_main_process:
             return
-        others = sorted(
-            (place for place in self.place.parent.iterdir() if place != self.place),
-            key=lambda place: place.stat().st_mtime,
-        )
-        used = {place: sum(file.stat().st_size for file in place.iterdir()) for place in [self.place, *others]}
-        for place in others:
-            if sum(used.values()) > limit_bytes:
+        caches: dict[Path, tuple[float, int]] = {}  # when last wanted, bytes
+        for place in self.place.parent.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another training may be making room too
+                caches[place] = place.stat().st_mtime, sum(file.stat().st_size for file in place.iterdir())
+        for place in sorted(caches.keys() - {self.place}, key=caches.__getitem__):
+            if sum(size for _, size in caches.values()) > limit_bytes:
                 shutil.rmtree(place, ignore_errors=True)
-                del used[place]
+                del caches[place]
 
     def _values(self, row: int) -> np.ndarray | None:
         """The numbers of this row, read once; None where they are not there, or not whole."""

@@ -42,7 +42,7 @@ def train_adapter(
 
     A run that was stopped goes on from its checkpoint, bit for bit on one process, and logs again what it had
     logged. Every LOG_EVERY_STEPS steps `log` gets the step and its figures; every `validate_every` steps, and at
-    the end, the behaviour gap on `dev` too, unless that is empty. SIGTERM saves a checkpoint and exits.
+    the end, the behaviour gap on `dev` too, unless that is empty. SIGTERM and SIGINT save a checkpoint and exit.
     Raises BlspError on a loss that is not finite, before the update, with the utterances that gave it.
     """
     accelerator = Accelerator(
@@ -59,7 +59,7 @@ def train_adapter(
     meter = _Meter(accelerator, progress.records[-1]["elapsed_s"] if progress.records else 0.0)
     records, best_kl = list(progress.records), progress.best_kl
     with (
-        _sigterm() as stop,
+        _interrupts() as stop,
         tqdm(
             total=settings.steps,
             initial=progress.step,
@@ -96,9 +96,7 @@ def train_adapter(
             if stopping or done % settings.checkpoint_every == 0:
                 checkpoints.save(adapter, optimizer, Progress(done, records, best_kl))
             if stopping:
-                raise BlspError(
-                    f"train: stopped by SIGTERM after step {done} of {settings.steps}; run it again to go on"
-                )
+                raise BlspError(f"train: stopped after step {done} of {settings.steps}; run it again to go on")
     if (best := checkpoints.best()) is not None:
         model.load_state_dict(best, strict=False)
 
@@ -208,18 +206,19 @@ def _summary(figures: dict[str, float]) -> str:
 
 
 @contextmanager
-def _sigterm() -> Iterator[SimpleNamespace]:
-    """`requested` becomes true at SIGTERM, instead of the process's end."""
+def _interrupts() -> Iterator[SimpleNamespace]:
+    """`requested` becomes true at SIGTERM or SIGINT, instead of the process's end."""
     state = SimpleNamespace(requested=False)
 
     def heed(*_: object) -> None:
         state.requested = True
 
-    before = signal.signal(signal.SIGTERM, heed)
+    before = {number: signal.signal(number, heed) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield state
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _any(flag: bool, accelerator: Accelerator) -> bool:

@@ -107,16 +107,17 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_adapter(pins, clips, tmp_p
     ]
 
 
-def test_sigterm_saves_and_the_run_goes_on_from_there(pins, clips, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_is_interrupted_is_saved_and_goes_on_from_there(pins, clips, tmp_path, number):
     settings = SETTINGS.model_copy(update={"batch_size": 1, "checkpoint_every": 1000})
     count = []
 
     def terminate(choice):
         count.append(choice)
         if len(count) == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
-    with pytest.raises(BlspError, match="stopped by SIGTERM after step 6 of 20; run it again to go on"):
+    with pytest.raises(BlspError, match="stopped after step 6 of 20; run it again to go on"):
         training(pins, clips, tmp_path, settings, on_example=terminate)
     resumed, _, seen = training(pins, clips, tmp_path, settings)
     assert len(seen) == 14
