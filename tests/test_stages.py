@@ -78,7 +78,7 @@ def test_every_stage_leaves_its_files(workspace):
     report = json.loads((workspace / "reports/evaluation.json").read_text())
     assert set(report["systems"]) == {"text", "cascade", "speech", "untrained"}
     for tasks in report["systems"].values():
-        figures = [tasks["asr"]["wer"], tasks["st"]["bleu"], tasks["slu"]["accuracy"], tasks["qa"]["accuracy"]]
+        figures = [tasks["asr"]["wer"], tasks["st"]["bleu"], tasks["slu"]["accuracy"], tasks["slu_de"]["accuracy"]]
         for figure in figures:
             assert figure["low"] <= figure["value"] <= figure["high"] and figure["n"] and figure["signature"]
     assert {"kl", "top1_agreement"} == set(report["alignment"])
@@ -87,9 +87,9 @@ def test_every_stage_leaves_its_files(workspace):
         "model.safetensors",
     ]
     corpus = json.loads((workspace / "reports/corpus.json").read_text())
-    assert corpus["rows_in"] == corpus["rows_kept"] == 90 and not corpus["dropped"]
+    assert corpus["rows_in"] == corpus["rows_kept"] == 95 and not corpus["dropped"]
     written = json.loads((workspace / "reports/continuations.json").read_text())
-    assert written["behaviours"]["continuation"]["rows"] == 90
+    assert written["behaviours"]["continuation"]["rows"] == 95
     for name in ("data_docs/index.html", "figures/systems.png", "figures/learning_curve.png", "train_curve.csv"):
         assert (workspace / "reports" / name).stat().st_size > 100
 
