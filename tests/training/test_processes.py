@@ -10,10 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from tests.training.run_processes import run
+from tests.training.test_loop import assert_same_steps
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,9 +52,8 @@ def told(folder):
     return [json.loads(file.read_text()) for file in sorted(folder.glob("told-*.json"))]
 
 
-def agree(one, other):
-    for name, tensor in one.adapter.items():
-        torch.testing.assert_close(other.adapter[name], tensor, rtol=1e-5, atol=1e-5)
+def agree(pins, one, other):
+    assert_same_steps(pins, one.adapter, other.adapter)
     for key in ("loss", "gradient_norm", "dev_kl", "dev_top1"):
         assert other.log[-1][key] == pytest.approx(one.log[-1][key], rel=1e-4), key
 
@@ -85,8 +84,8 @@ def together(pins, tmp_path_factory):
     return folder
 
 
-def test_the_same_global_batch_gives_the_same_steps(alone, together):
-    agree(alone, result(together / "plain"))
+def test_the_same_global_batch_gives_the_same_steps(pins, alone, together):
+    agree(pins, alone, result(together / "plain"))
 
 
 def test_processes_share_the_utterances(alone, together):
@@ -95,9 +94,9 @@ def test_processes_share_the_utterances(alone, together):
     assert Counter(first["seen"]) + Counter(second["seen"]) == Counter(alone.told[0]["seen"])
 
 
-def test_a_sharded_llm_makes_the_same_steps_and_each_process_keeps_half(alone, together):
+def test_a_sharded_llm_makes_the_same_steps_and_each_process_keeps_half(pins, alone, together):
     sharded = result(together / "sharded")
-    agree(alone, sharded)
+    agree(pins, alone, sharded)
     whole = alone.told[0]["layer_bytes"]
     assert [process["layer_bytes"] for process in sharded.told] == [whole / 2, whole / 2]
 
@@ -105,7 +104,7 @@ def test_a_sharded_llm_makes_the_same_steps_and_each_process_keeps_half(alone, t
 def test_more_processes_than_utterances_make_the_same_steps(pins, together, tmp_path):
     """Some have nothing to do and take part all the same: a sharded LLM's layers are gathered from everyone."""
     run(pins, tmp_path, tmp_path / "scratch", batch_size=1)
-    agree(result(tmp_path), result(together / "few"))
+    agree(pins, result(tmp_path), result(together / "few"))
 
 
 def test_a_run_stopped_on_two_processes_goes_on_with_one(pins, alone, together, tmp_path):
@@ -116,7 +115,7 @@ def test_a_run_stopped_on_two_processes_goes_on_with_one(pins, alone, together, 
     seen = resumed.told[0]["seen"]
     assert 0 < len(seen) < len(alone.told[0]["seen"]), "what two processes learned was not learned again"
     assert [record["step"] for record in resumed.log] == [record["step"] for record in alone.log]
-    agree(alone, resumed)
+    agree(pins, alone, resumed)
 
 
 def test_two_machines_meet_and_only_one_of_them_needs_the_checkpoint(pins, alone, tmp_path):
@@ -137,5 +136,5 @@ def test_two_machines_meet_and_only_one_of_them_needs_the_checkpoint(pins, alone
     finish(*machines)
     assert len(list(tmp_path.glob("scratch-*/train/*/step-*"))) == 1
     resumed = result(tmp_path / "resumed")
-    agree(alone, resumed)
+    agree(pins, alone, resumed)
     assert 0 < sum(len(process["seen"]) for process in resumed.told) < len(alone.told[0]["seen"])
