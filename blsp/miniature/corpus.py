@@ -35,33 +35,30 @@ def utterances(settings: Miniature) -> Iterator[Utterance]:
     """Every utterance of the miniature, split by split; its audio is made when it is asked for."""
     for split in SPLITS:
         for index, (sentence, prosody) in enumerate(spoken_sentences(settings, split)):
-            yield Utterance(
-                id=f"miniature-{split}-{index:05d}",
-                audio=partial(_waveform, sentence.text, ENGLISH, prosody),
-                text=sentence.text,
-                speaker=prosody.voice,
-                language=ENGLISH,
-                split=split,
-                licence=LICENCE,
-                translation=sentence.translation,
-                intent=sentence.intent,
-                answer=sentence.answer,
-                source="miniature",
-            )
+            yield _utterance(f"miniature-{split}-{index:05d}", split, ENGLISH, sentence, prosody)
     for index, (sentence, prosody) in enumerate(spoken_sentences(settings, "test", GERMAN)):
-        yield Utterance(
-            id=f"miniature-german-test-{index:05d}",
-            audio=partial(_waveform, sentence.text_german, GERMAN, prosody),
-            text=sentence.text_german,
-            speaker=prosody.voice,
-            language=GERMAN,
-            split="test",
-            licence=LICENCE,
-            translation=sentence.text,
-            intent=sentence.intent,
-            answer=sentence.answer_german,
-            source="miniature",
-        )
+        yield _utterance(f"miniature-german-test-{index:05d}", "test", GERMAN, sentence, prosody)
+
+
+def _utterance(utterance_id: str, split: str, language: str, sentence: Sentence, prosody: Prosody) -> Utterance:
+    text, translation, answer = (
+        (sentence.text_german, sentence.text, sentence.answer_german)
+        if language == GERMAN
+        else (sentence.text, sentence.translation, sentence.answer)
+    )
+    return Utterance(
+        id=utterance_id,
+        audio=partial(_waveform, text, language, prosody),
+        text=text,
+        speaker=prosody.voice,
+        language=language,
+        split=split,
+        licence=LICENCE,
+        translation=translation,
+        intent=sentence.intent,
+        answer=answer,
+        source="miniature",
+    )
 
 
 def _waveform(text: str, language: str, prosody: Prosody) -> Waveform:

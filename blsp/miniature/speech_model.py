@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import (
     GenerationConfig,
@@ -229,9 +230,8 @@ def _word_at_each_frame(timed: TimedWords, words: list[str], mel_frames: int) ->
 
 def _word_loss(logits: torch.Tensor, spoken_words: list[torch.Tensor]) -> torch.Tensor:
     """Cross-entropy of the word at each real frame; logits (B, S, words)."""
-    targets = torch.full(logits.shape[:2], IGNORED)
-    for row, numbers in enumerate(spoken_words):
-        targets[row, : len(numbers)] = numbers
+    targets = pad_sequence(spoken_words, batch_first=True, padding_value=IGNORED)
+    targets = nn.functional.pad(targets, (0, logits.shape[1] - targets.shape[1]), value=IGNORED)
     return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 
@@ -240,12 +240,9 @@ def _text_loss(model: WhisperForConditionalGeneration, frames: torch.Tensor, lab
 
     The language is learned from the speech, the task is not: it is asked for.
     """
-    longest = max(len(row) for row in labels)
-    ids = torch.full((len(labels), longest), model.config.pad_token_id)
-    targets = torch.full((len(labels), longest), IGNORED)
-    for row, label in enumerate(labels):
-        ids[row, : len(label)] = torch.tensor(label)
-        targets[row, : len(label)] = torch.tensor(label)
+    rows = [torch.tensor(label) for label in labels]
+    ids = pad_sequence(rows, batch_first=True, padding_value=model.config.pad_token_id)
+    targets = pad_sequence(rows, batch_first=True, padding_value=IGNORED)
     targets[:, TASK_POSITION] = IGNORED
     logits = model(encoder_outputs=(frames,), decoder_input_ids=ids[:, :-1]).logits
     return nn.functional.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=IGNORED)
