@@ -145,12 +145,16 @@ def test_the_papers_page_has_every_system_seed_difference_and_picture(workspace,
     assert 0 < tested["kd_repetition", "ce", "asr", "kl"] <= 1
     assert ("kd_repetition", "cascade", "slu", "accuracy") in tested
     assert ("kd_repetition", "cascade", "asr", "kl") not in tested  # a cascade hears nothing
+    for own in found["similarity"].values():
+        assert set(own) == {"layers", "tasks", "lengths"}
+        judged = set(found["gaps"]["ce"])
+        assert set(own["tasks"]) == judged - {"say_de"} and all("content" in one for one in own["lengths"])
     conditions = {one["task"]: list(one["figures"]["speech"]) for one in found["conditions"]}
     assert conditions == {key: ["clean", "noise", "phone"] for key in ("asr", "st", "slu", "qa")}
     page = Path("reports/paper/paper.md").read_text()
     for name in re.findall(r"\]\((.+?)\)", page):
         assert (Path("reports/paper") / name).stat().st_size > 1000
-    assert page.count(".png)") == 7 and "`objective: ce`" in page
+    assert page.count(".png)") == 9 and "`objective: ce`" in page
     blsp("ablations")
     curves = json.loads(Path("reports/ablations/ablations.json").read_text())
     assert {name: len(own["asr"]["wer"]) for name, own in curves["seeds"].items()} == {"half": 2, "kd_repetition": 2}

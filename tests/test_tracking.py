@@ -173,14 +173,18 @@ def test_the_commit_is_recorded_and_whether_the_code_was_exactly_that(trained: T
 
     assert "blsp.git_dirty" not in local.read_local(trained.params).tags  # no repository: nothing to say
     git("init")
-    git("add", "dvc.lock")
+    Path("params.yaml").write_text("train: 1")
+    git("add", "dvc.lock", "params.yaml", "reports/train.json")
     git("commit", "-m", "first")
     tags = local.read_local(trained.params).tags
     assert (tags["mlflow.source.git.commit"], tags["blsp.git_dirty"]) == (git("rev-parse", "HEAD"), "false")
     Path("dvc.lock").write_text("stages: {}")
-    changed = local.read_local(trained.params)
-    assert changed.tags["blsp.git_dirty"] == "true"
-    assert changed.datasets == {}
+    Path("reports/train.json").write_text(Path("reports/train.json").read_text() + "\n")
+    written = local.read_local(trained.params)
+    assert written.tags["blsp.git_dirty"] == "false", "what a run writes itself is no change of the code"
+    assert written.datasets == {}
+    Path("params.yaml").write_text("train: 2")
+    assert local.read_local(trained.params).tags["blsp.git_dirty"] == "true"
 
 
 def test_a_broken_dvc_lock_is_named(trained: Trained) -> None:

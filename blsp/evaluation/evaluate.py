@@ -1,6 +1,6 @@
 """The `evaluate` stage: every system on every task, on the same held-out items, and the behaviour gap."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence, Set
 from typing import Any
 
 import pandas as pd
@@ -16,7 +16,7 @@ from blsp.evaluation.resampling import Figure, Resampling, ratio, resampling_of
 from blsp.evaluation.scores import Measured, grade, measure, metrics_of
 from blsp.evaluation.sensitivity import measure_sensitivity
 from blsp.evaluation.systems import System, cascade_system, speech_system, text_system
-from blsp.evaluation.tasks import Item, heard_in_training, heard_languages, test_items
+from blsp.evaluation.tasks import heard_in_training, heard_languages, test_items
 from blsp.files import sha256_of
 from blsp.params import Params
 from blsp.training.train import ADAPTER_DIR, new_config
@@ -64,17 +64,18 @@ def _evaluate(params: Params) -> dict[str, Any]:
         lambda id_, condition: known[id_].as_heard,
         about="The systems of reports/evaluation.md.",
     )
-    measured = measure_answers(graded, params)
+    heard = heard_languages()
+    measured = measure_answers(graded, params, heard)
     return {
         "systems": figures(measured, resampling),
         "comparisons": comparisons(measured, COMPARED, resampling),
         "judge": judged(answers, params, resampling) if settings.judge else None,
-        "alignment": alignment(model, processor, items, params, resampling),
+        "alignment": alignment(model, processor, heard_in_training(items, heard), params, resampling),
         "test": {
             "utterances": len(items),
             "audio_s": sum(len(item.samples) / item.sampling_rate_hz for item in items),
         },
-        "tasks": tasks_of(measured, graded),
+        "tasks": tasks_of(measured, graded, heard),
         "instructions": {name: task.instructions for name, task in settings.tasks.items()},
         "examples": examples(graded),
         "adapter_sha256": sha256_of(ADAPTER_DIR),
@@ -82,9 +83,9 @@ def _evaluate(params: Params) -> dict[str, Any]:
     }
 
 
-def measure_answers(graded: pd.DataFrame, params: Params) -> list[Measured]:
+def measure_answers(graded: pd.DataFrame, params: Params, heard: Set[str | None]) -> list[Measured]:
     """What is measured of the answers in this table; instruction sensitivity in the languages that training heard."""
-    tasks, heard = params.evaluate.tasks, heard_languages()
+    tasks = params.evaluate.tasks
     metrics = metrics_of(graded, tasks, params.corpus.normalizer)
     known = graded[graded["language"].isin(heard)] if heard else graded
     return [*measure(graded, tasks, metrics), *measure_sensitivity(known, tasks)]
@@ -99,12 +100,11 @@ def figures(measured: Sequence[Measured], resampling: Resampling) -> dict[str, d
     return found
 
 
-def tasks_of(measured: Sequence[Measured], graded: pd.DataFrame) -> list[dict[str, Any]]:
+def tasks_of(measured: Sequence[Measured], graded: pd.DataFrame, heard: Set[str | None]) -> list[dict[str, Any]]:
     """What is measured, in its order: of each task the name, the metric and whether more of it is better.
 
     `heard` is false where the graded answers are all to speech in languages that training never heard.
     """
-    heard = heard_languages()
     languages = {str(name): set(own) for name, own in graded.groupby("task")["language"]}
     return [
         {
@@ -161,13 +161,13 @@ def examples(graded: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def alignment(
-    model: Any, processor: Any, items: list[Item], params: Params, resampling: Resampling
+    model: Any, processor: Any, ids: Container[str], params: Params, resampling: Resampling
 ) -> dict[str, Figure]:
-    """The behaviour gap on the test split's continuations, in the languages that training heard.
+    """The behaviour gap on the test split's continuations of the utterances with these ids.
 
     KL in nats a token and top-1 agreement of the LLM's next-token distributions given the speech and given the
     transcript, along the continuation that the LLM wrote from the transcript.
     """
     behaviour, batch_size = next(iter(params.train.shares)), params.evaluate.batch_size
-    examples = continued(behaviour, heard_in_training(items), batch_size)
+    examples = continued(behaviour, ids, batch_size)
     return gap_figures(utterance_gaps(model, processor, examples, batch_size), resampling, behaviour)

@@ -9,10 +9,9 @@ from functools import partial
 from itertools import chain
 from typing import Any, TypedDict
 
-import numpy as np
-
 from blsp.continuation.engine import write_answers
 from blsp.data.batches import evaluation_batches
+from blsp.evaluation.lengths import length_bins
 from blsp.evaluation.resampling import Figure, Resampling, ratio
 from blsp.evaluation.tasks import Item
 from blsp.model.chat import build_prompt
@@ -83,19 +82,11 @@ def gap_figures(rows: Sequence[UtteranceGap], resampling: Resampling, label: str
 
 
 def gap_by_length(
-    rows: Sequence[UtteranceGap], bins: int, sampling_rate_hz: int, resampling: Resampling, label: str
+    rows: Sequence[UtteranceGap], sampling_rate_hz: int, resampling: Resampling, label: str
 ) -> list[dict[str, Any]]:
-    """{"from_s", "to_s", "kl", "top1_agreement"} of each bin, shortest audio first; bins hold about as many utterances.
-
-    Utterances of one length are in one bin, so that there may be fewer bins than asked for.
-    """
-    lengths_s = np.array([row["samples"] for row in rows]) / sampling_rate_hz
-    edges = np.unique(np.quantile(lengths_s, np.linspace(0, 1, bins + 1)))
-    bin_of = np.clip(np.searchsorted(edges, lengths_s, side="right") - 1, 0, max(len(edges) - 2, 0))
-    found = []
-    for number in np.unique(bin_of).tolist():
-        members = np.flatnonzero(bin_of == number)
-        range_s = {"from_s": float(lengths_s[members].min()), "to_s": float(lengths_s[members].max())}
-        name = f"{label}|audio:{range_s['from_s']:.2f}-{range_s['to_s']:.2f} s"
-        found.append(range_s | gap_figures([rows[at] for at in members.tolist()], resampling, name))
-    return found
+    """{"from_s", "to_s", "kl", "top1_agreement"} of each of `length_bins`, shortest audio first."""
+    return [
+        {"from_s": some.from_s, "to_s": some.to_s}
+        | gap_figures([rows[at] for at in some.members.tolist()], resampling, f"{label}|{some.name}")
+        for some in length_bins([row["samples"] / sampling_rate_hz for row in rows])
+    ]

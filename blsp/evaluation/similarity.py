@@ -7,15 +7,18 @@ little below 0. Rotation, shift and one scale for all leave it as it is.
 Axes: N rows, D width, G groups.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from blsp.evaluation.lengths import length_bins
 from blsp.evaluation.resampling import Figure, Resampling
 from blsp.evaluation.states import States
 
 SHUFFLES = 20
 GROUPS = 20
+FEWEST = 8  # utterances of which there is a figure: without any group of them four are left
 KINDS = {
     "responses": "the states that predict the response's tokens",
     "content": "the mean state of an utterance's speech vectors, and of its transcript's tokens",
@@ -23,23 +26,34 @@ KINDS = {
 }
 
 
-def similarity(speech: States, text: States, resampling: Resampling) -> dict[str, dict[str, list[Figure]]]:
+def similarity(speech: States, text: States, resampling: Resampling, label: str) -> dict[str, dict[str, list[Figure]]]:
     """{kind of states: {"cka": a figure a layer, "shuffled": a figure a layer}}; JSON as it is.
 
-    The figure of chance is the mean over SHUFFLES of which speech goes with which text; its interval is their range.
-    The interval of the other is of the delete-a-group jackknife over utterances: drawing utterances with replacement
-    would count some as like themselves. At layer 0 the tokens of responses are the same on both sides (1), and so is
-    the prompt's last one for all utterances (0); what is heard shows from layer 1 on. In memory: matrices of
-    rows by rows, 32 MB each of 2,048 rows.
+    `label` says in the signatures what the LLM was asked. The figure of chance is the mean over SHUFFLES of which
+    speech goes with which text; its interval is their range. The interval of the other is of the delete-a-group
+    jackknife over utterances: drawing utterances with replacement would count some as like themselves. At layer 0 the
+    tokens of responses are the same on both sides (1), and so is the prompt's last one for all utterances (0); what is
+    heard shows from layer 1 on. In memory: matrices of rows by rows, 32 MB each of 2,048 rows.
     """
-    assert speech.ids == text.ids and np.array_equal(speech.utterance, text.utterance)
-    each = np.arange(len(text.ids))
-    whose = {"responses": text.utterance, "content": each, "prompt_end": each}
-    found: dict[str, dict[str, list[Figure]]] = {}
-    for kind in KINDS:
-        pairs = zip(getattr(speech, kind), getattr(text, kind), strict=True)
-        layers = [_of_layer(*pair, whose[kind], resampling, f"{kind}|layer:{k}") for k, pair in enumerate(pairs)]
-        found[kind] = {name: [layer[name] for layer in layers] for name in ("cka", "shuffled")}
+    layers = [_of_all_kinds(speech, text, layer, resampling, label) for layer in range(len(text.content))]
+    return {kind: {name: [layer[kind][name] for layer in layers] for name in ("cka", "shuffled")} for kind in KINDS}
+
+
+def last_layer(speech: States, text: States, resampling: Resampling, label: str) -> dict[str, dict[str, Figure]]:
+    """{kind of states: {"cka", "shuffled"}} as in `similarity`, of the last layer alone; {} of too few utterances."""
+    if len(text.ids) < FEWEST:
+        return {}
+    return _of_all_kinds(speech, text, len(text.content) - 1, resampling, label)
+
+
+def last_layer_by_length(
+    speech: States, text: States, lengths_s: Sequence[float], resampling: Resampling, label: str
+) -> list[dict[str, Any]]:
+    """{"from_s", "to_s"} and what `last_layer` gives of each of `length_bins`, but those of too few utterances."""
+    found = []
+    for some in length_bins(lengths_s):
+        figures = last_layer(speech.of(some.members), text.of(some.members), resampling, f"{label}|{some.name}")
+        found += [{"from_s": some.from_s, "to_s": some.to_s} | figures] if figures else []
     return found
 
 
@@ -47,6 +61,24 @@ def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
     """The debiased linear CKA of states x (N, D) and y (N, D'), row by row of the same things; at least 4 rows."""
     one, other, kept = _gram(x), _gram(y), np.ones((len(x), 1))
     return float(_cka(_hsic(one, other, kept), _hsic(one, one, kept), _hsic(other, other, kept))[0])
+
+
+def _of_all_kinds(
+    speech: States, text: States, layer: int, resampling: Resampling, label: str
+) -> dict[str, dict[str, Figure]]:
+    assert speech.ids == text.ids and np.array_equal(speech.utterance, text.utterance)
+    each = np.arange(len(text.ids))
+    whose = {"responses": text.utterance, "content": each, "prompt_end": each}
+    return {
+        kind: _of_layer(
+            getattr(speech, kind)[layer],
+            getattr(text, kind)[layer],
+            whose[kind],
+            resampling,
+            f"{label}|{kind}|layer:{layer}",
+        )
+        for kind in KINDS
+    }
 
 
 def _of_layer(x: np.ndarray, y: np.ndarray, whose: np.ndarray, resampling: Resampling, label: str) -> dict[str, Figure]:

@@ -18,14 +18,15 @@ Side = Literal["spoken", "written"]
 
 # Of a 7B LLM (33 layers, 4,096 wide) these are 2.2 GB in memory for each system, whatever the test set's size.
 UTTERANCES = 1024
-PLACES = 2048
+PLACES, PLACES_OF_A_TASK = 2048, 512
 
 
 @dataclass(frozen=True, eq=False)
 class States:
     """States of the LLM, float32, for the utterances `ids` (U,).
 
-    `responses` (K, N, D) are those that predict the response at N sampled places; `utterance` (N,) is whose.
+    `responses` (K, N, D) are those that predict the response at N sampled places; `utterance` (N,) is whose, by
+    its row number.
     `content` (K, U, D) is the mean over the speech vectors, or over the transcript's tokens: over what is not
     common to the spoken and the written prompt. `prompt_end` (K, U, D) predicts the response's first token.
     """
@@ -35,6 +36,17 @@ class States:
     utterance: np.ndarray
     content: np.ndarray
     prompt_end: np.ndarray
+
+    def of(self, rows: np.ndarray) -> "States":
+        """Those of the utterances with these row numbers."""
+        mine = np.isin(self.utterance, rows)
+        return States(
+            ids=[self.ids[row] for row in rows],
+            responses=self.responses[:, mine],
+            utterance=np.searchsorted(rows, self.utterance[mine]),
+            content=self.content[:, rows],
+            prompt_end=self.prompt_end[:, rows],
+        )
 
 
 def sample(examples: Sequence[Example], seed: int) -> list[Example]:
@@ -46,21 +58,22 @@ def sample(examples: Sequence[Example], seed: int) -> list[Example]:
 
 
 def layer_states(
-    model: Any, processor: Any, examples: Sequence[Example], side: Side, batch_size: int, seed: int
+    model: Any, processor: Any, examples: Sequence[Example], side: Side, batch_size: int, seed: int, places: int
 ) -> States:
     """The states of these utterances, hearing the speech (`spoken`) or reading the transcript (`written`).
 
-    The same examples and seed give the same places, whatever the model and the side: states of both sides belong
-    together one by one, since the LLM is given the same response after both prompts.
+    Of the responses, `places` are taken at random. The same examples and seed give the same ones, whatever the model
+    and the side: states of both sides belong together one by one, since the LLM is given the same response after
+    both prompts.
     """
     collate = Collator(processor)
-    places = _places([len(example.response_ids) for example in examples], seed)
+    taken = _places([len(example.response_ids) for example in examples], seed, places)
     parts: list[list[np.ndarray]] = []
     for start in range(0, len(examples), batch_size):
         batch = collate(examples[start : start + batch_size]).to(model.device)
-        parts.append(_batch_states(model, batch, side, places[start : start + batch_size]))
+        parts.append(_batch_states(model, batch, side, taken[start : start + batch_size]))
     responses, content, prompt_end = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
-    whose = np.repeat(np.arange(len(examples)), [len(some) for some in places])
+    whose = np.repeat(np.arange(len(examples)), [len(some) for some in taken])
     return States([example.id for example in examples], responses, whose, content, prompt_end)
 
 
@@ -111,10 +124,10 @@ def _batch_states(model: Any, batch: Batch, side: Side, places: Sequence[np.ndar
     return [np.stack(some) for some in (responses, means, ends)]
 
 
-def _places(lengths: Sequence[int], seed: int) -> list[np.ndarray]:
-    """For each utterance which places of its response are taken: PLACES of all together, at random."""
+def _places(lengths: Sequence[int], seed: int, places: int) -> list[np.ndarray]:
+    """For each utterance which places of its response are taken: so many of all together, at random."""
     total = sum(lengths)
-    chosen = np.sort(np.random.default_rng(seed).choice(total, min(total, PLACES), replace=False))
+    chosen = np.sort(np.random.default_rng(seed).choice(total, min(total, places), replace=False))
     edges = np.concatenate([[0], np.cumsum(lengths)])
     return [chosen[(chosen >= start) & (chosen < end)] - start for start, end in pairwise(edges)]
 

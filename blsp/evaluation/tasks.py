@@ -1,5 +1,6 @@
 """What is asked of the systems: test items, and the reference that each task has for them."""
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,10 +58,9 @@ def heard_languages() -> set[str | None]:
     return {cut.supervisions[0].language for cut in load_cuts("dev")}
 
 
-def heard_in_training(items: list[Item]) -> set[str]:
-    """The ids of the items in languages that training heard; of all where nobody knows."""
-    languages = heard_languages()
-    return {item.id for item in items if not languages or item.language in languages}
+def heard_in_training(items: list[Item], heard: Set[str | None]) -> set[str]:
+    """The ids of the items in the languages that training heard; of all where nobody knows."""
+    return {item.id for item in items if not heard or item.language in heard}
 
 
 def items_of(task: Task, items: list[Item]) -> list[Item]:

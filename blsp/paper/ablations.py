@@ -9,6 +9,7 @@ from blsp.evaluation import plots
 from blsp.evaluation.evaluate import comparisons, figures, measure_answers, tasks_of
 from blsp.evaluation.report import cell, task_tables
 from blsp.evaluation.resampling import resampling_of
+from blsp.evaluation.tasks import heard_languages
 from blsp.files import replace_dir, write_json, write_text
 from blsp.paper.compare import by_seed, measure_gaps, read_measured
 from blsp.params import Params
@@ -25,17 +26,18 @@ def run(params: Params) -> None:
     names = list(dict.fromkeys(chain.from_iterable(axes.values())))
     resampling = resampling_of(params.evaluate)
     graded, gaps = read_measured(params, names)
-    measured = measure_answers(graded, params)
+    heard = heard_languages()
+    measured = measure_answers(graded, params, heard)
     behaviour = gaps["task"].iloc[0]
     measured += measure_gaps(gaps[gaps["task"] == behaviour])
     reference = next(iter(params.experiments.variants))
     others = [(name, reference) for name in names if name != reference]
     found = {
         "systems": figures(measured, resampling),
-        "seeds": by_seed(graded, gaps, params, names),
+        "seeds": by_seed(graded, gaps, params, names, heard),
         "comparisons": comparisons(measured, others, resampling),
         "axes": axes,
-        "tasks": tasks_of(measured, graded),
+        "tasks": tasks_of(measured, graded, heard),
         "reference": reference,
     }
     with replace_dir(FOLDER) as folder:

@@ -1,6 +1,6 @@
 """The stage `paper`: all variants, measured one by one before, and the baselines, side by side on one page."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +14,7 @@ from blsp.evaluation.gap import UtteranceGap, gap_by_length
 from blsp.evaluation.resampling import Resampling, resampling_of
 from blsp.evaluation.robustness import figures_by, measured_by
 from blsp.evaluation.scores import Measured, grade, metrics_of, summed
+from blsp.evaluation.tasks import heard_languages
 from blsp.files import read_json
 from blsp.paper import page
 from blsp.paper.measure import ANSWERS, CLUSTERS, GAPS, SIMILARITY, places_of_all
@@ -22,7 +23,6 @@ from blsp.paper.robustness import ANSWERS as ROBUSTNESS
 from blsp.paper.robustness import judged_tasks
 from blsp.params import Params
 
-LENGTH_BINS = 5
 VOICES = 30  # those with most utterances, where a test set has more
 
 
@@ -32,15 +32,16 @@ def run(params: Params) -> None:
     resampling = resampling_of(settings)
     graded, gaps = read_measured(params, names)
     first_folders = {name: Path(str(places_of_all(params, name)[0].measured)) for name in names}
-    judged, gapped = measure_answers(graded, params), measure_gaps(gaps)
+    heard = heard_languages()
+    judged, gapped = measure_answers(graded, params, heard), measure_gaps(gaps)
     found = {
         "systems": figures(judged, resampling),
         "gaps": figures(gapped, resampling),
-        "seeds": by_seed(graded, gaps, params, names),
+        "seeds": by_seed(graded, gaps, params, names, heard),
         "comparisons": comparisons([*judged, *gapped], params.experiments.compared, resampling),
         "gap_by_length": lengths(gaps, params, resampling),
         "similarity": {name: read_json(own / SIMILARITY) for name, own in first_folders.items()},
-        "tasks": tasks_of(judged, graded),
+        "tasks": tasks_of(judged, graded, heard),
         "instructions": {name: task.instructions for name, task in settings.tasks.items()},
         "provenance": provenance(params, names),
     }
@@ -114,7 +115,7 @@ def measure_gaps(gaps: pd.DataFrame) -> list[Measured]:
 
 
 def by_seed(
-    graded: pd.DataFrame, gaps: pd.DataFrame, params: Params, names: Sequence[str]
+    graded: pd.DataFrame, gaps: pd.DataFrame, params: Params, names: Sequence[str], heard: Set[str | None]
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
     """{variant: {task: {metric: a value a seed}}} of these variants, seeds in the order of experiments.seeds."""
 
@@ -123,7 +124,7 @@ def by_seed(
         return table.assign(system=table["system"].where(~table["system"].isin(names), alone))
 
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for one in (*measure_answers(each_alone(graded), params), *measure_gaps(each_alone(gaps))):
+    for one in (*measure_answers(each_alone(graded), params, heard), *measure_gaps(each_alone(gaps))):
         for name in names:
             totals = [one.counts[f"{name}-{seed}"].sum(0) for seed in params.experiments.seeds]
             found.setdefault(name, {}).setdefault(one.task, {})[one.metric] = [float(one.compute(t)) for t in totals]
@@ -138,5 +139,5 @@ def lengths(gaps: pd.DataFrame, params: Params, resampling: Resampling) -> dict[
         totals = rows.groupby(["id", "samples"], as_index=False)[["kl", "agreement", "tokens"]].sum()
         utterances = cast(list[UtteranceGap], totals.to_dict("records"))
         rate_hz = params.corpus.sampling_rate_hz
-        found[str(task)] = gap_by_length(utterances, LENGTH_BINS, rate_hz, resampling, str(task))
+        found[str(task)] = gap_by_length(utterances, rate_hz, resampling, str(task))
     return found

@@ -1,11 +1,11 @@
 """The stage `measure`: all that is asked of one trained variant, kept item by item, to be compared later.
 
 In models/variants/NAME-SEED/measured: answers.parquet (blsp.evaluation.answers), gaps.parquet (the behaviour gap of
-each test utterance by what was asked), similarity.json (speech and text states, layer by layer) and clusters.parquet
-(where utterances lie in the last layer).
+each test utterance by what was asked), similarity.json (speech and text states: by layer, and in the last one by task
+and by length of the audio) and clusters.parquet (where utterances lie in the last layer).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -16,12 +16,13 @@ from blsp.evaluation.clusters import cluster_points
 from blsp.evaluation.gap import answered, continued, utterance_gaps
 from blsp.evaluation.perplexity import with_perplexity
 from blsp.evaluation.resampling import resampling_of
-from blsp.evaluation.similarity import similarity
-from blsp.evaluation.states import States, layer_states, sample
+from blsp.evaluation.similarity import last_layer, last_layer_by_length, similarity
+from blsp.evaluation.states import PLACES, PLACES_OF_A_TASK, States, layer_states, sample
 from blsp.evaluation.systems import speech_system
-from blsp.evaluation.tasks import Item, heard_in_training, items_of, test_items
+from blsp.evaluation.tasks import Item, heard_in_training, heard_languages, items_of, test_items
 from blsp.files import replace_dir, write_bytes, write_json
 from blsp.params import Params
+from blsp.training.examples import Example
 from blsp.training.places import Places, places_of
 
 ANSWERS, GAPS, SIMILARITY, CLUSTERS = "answers.parquet", "gaps.parquet", "similarity.json", "clusters.parquet"
@@ -43,39 +44,69 @@ def run(params: Params, places: Places) -> None:
         answers = ask(systems, settings.tasks, items, places.seed)
         answers = with_perplexity(answers, settings.tasks, model.language_model, processor.tokenizer, settings)
         write_answers(answers, folder / ANSWERS)
-        gaps = pd.concat(gaps_by_task(model, processor, params, items), ignore_index=True)
+        examples = dict(examples_by_task(model, processor, params, items))
+        gaps = pd.concat(
+            [
+                pd.DataFrame(utterance_gaps(model, processor, own, settings.batch_size)).assign(task=task)
+                for task, own in examples.items()
+            ],
+            ignore_index=True,
+        )
         gaps = gaps.assign(system=places.variant, seed=places.seed)
         write_bytes(folder / GAPS, gaps.to_parquet(index=False))
-        spoken, written = states(model, processor, params, items)
-        write_json(folder / SIMILARITY, similarity(spoken, written, resampling_of(settings)))
-        write_bytes(folder / CLUSTERS, cluster_points(spoken, written).to_parquet(index=False))
+        found, clusters = similarities(model, processor, params, examples)
+        write_json(folder / SIMILARITY, found)
+        write_bytes(folder / CLUSTERS, clusters.to_parquet(index=False))
     print(f"{places.measured}: {len(items)} test utterances measured")
 
 
-def gaps_by_task(model: Any, processor: Any, params: Params, items: list[Item]) -> Iterator[pd.DataFrame]:
-    """A table a task: id, samples, kl, agreement, tokens (blsp.evaluation.gap), task.
+def examples_by_task(
+    model: Any, processor: Any, params: Params, items: list[Item]
+) -> Iterator[tuple[str, list[Example]]]:
+    """Each task's name and its utterances with the LLM's own answers, along which hearing and reading are compared.
 
-    First the behaviour of training, along what the LLM wrote for the corpus; then each task's first instruction,
-    along what the LLM now answers to the transcript.
+    First the behaviour of training, with what the LLM wrote for the corpus, in the languages that training heard;
+    then each other task under its first instruction, with what the LLM now answers to the transcript.
     """
     settings, behaviour = params.evaluate, first_behaviour(params)
-    written = continued(behaviour, heard_in_training(items), settings.batch_size)
-    yield pd.DataFrame(utterance_gaps(model, processor, written, settings.batch_size)).assign(task=behaviour)
+    yield behaviour, continued(behaviour, heard_in_training(items, heard_languages()), settings.batch_size)
     for name, task in settings.tasks.items():
-        if judged := items_of(task, items):
-            instruction = task.instructions[0]
-            examples = answered(model, processor, judged, instruction, settings.batch_size, settings.max_new_tokens)
-            yield pd.DataFrame(utterance_gaps(model, processor, examples, settings.batch_size)).assign(task=name)
+        if name != behaviour and (judged := items_of(task, items)):
+            instruction, batch_size = task.instructions[0], settings.batch_size
+            yield name, answered(model, processor, judged, instruction, batch_size, settings.max_new_tokens)
 
 
-def states(model: Any, processor: Any, params: Params, items: list[Item]) -> tuple[States, States]:
-    """The LLM's states on speech and on text, along the continuations of the test split."""
-    settings = params.evaluate
-    written_for = continued(first_behaviour(params), heard_in_training(items), settings.batch_size)
-    examples = sample(written_for, settings.seed)
+def similarities(
+    model: Any, processor: Any, params: Params, examples: Mapping[str, Sequence[Example]]
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """How alike states on speech and on text are, and where utterances lie in the last layer (blsp.evaluation).
+
+    {"layers": `similarity` on the behaviour of training, "tasks": {task: `last_layer`}, "lengths": the behaviour's
+    `last_layer_by_length`}.
+    """
+    resampling, behaviour = resampling_of(params.evaluate), first_behaviour(params)
+    some = sample(examples[behaviour], params.evaluate.seed)
+    spoken, written = both_sides(model, processor, params, some, PLACES)
+    lengths_s = [example.num_samples / params.corpus.sampling_rate_hz for example in some]
+    by_task = {}
+    for task, own in examples.items():
+        sides = both_sides(model, processor, params, sample(own, params.evaluate.seed), PLACES_OF_A_TASK)
+        by_task[task] = last_layer(*sides, resampling, task)
+    found = {
+        "layers": similarity(spoken, written, resampling, behaviour),
+        "tasks": {task: figures for task, figures in by_task.items() if figures},
+        "lengths": last_layer_by_length(spoken, written, lengths_s, resampling, behaviour),
+    }
+    return found, cluster_points(spoken, written)
+
+
+def both_sides(
+    model: Any, processor: Any, params: Params, examples: Sequence[Example], places: int
+) -> tuple[States, States]:
+    """The LLM's states on the speech and on the text of the same utterances."""
+    batch_size, seed = params.evaluate.batch_size, params.evaluate.seed
     spoken, written = (
-        layer_states(model, processor, examples, side, settings.batch_size, settings.seed)
-        for side in ("spoken", "written")
+        layer_states(model, processor, examples, side, batch_size, seed, places) for side in ("spoken", "written")
     )
     return spoken, written
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from blsp import markdown
-from blsp.evaluation import gap_plots, plots
+from blsp.evaluation import gap_plots, plots, similarity_plots
 from blsp.evaluation import page as answers_page
 from blsp.evaluation.clusters import draw_clusters
 from blsp.evaluation.report import MEANINGS, PANELS_A_ROW, cell, comparison_table, number, task_tables
@@ -30,7 +30,10 @@ def write(found: dict[str, Any], graded: pd.DataFrame, clusters: Mapping[str, pd
     first = next(iter(params.experiments.variants))
     items = {item.id: item for item in test_items()}
     with replace_dir(FOLDER) as folder:
-        gap_plots.draw_similarity(found["similarity"], folder / "similarity.png")
+        similar = found["similarity"]
+        similarity_plots.draw_by_layer(_part(similar, "layers"), folder / "similarity_by_layer.png")
+        similarity_plots.draw_by_task(_part(similar, "tasks"), folder / "similarity_by_task.png")
+        similarity_plots.draw_by_length(_part(similar, "lengths"), folder / "similarity_by_length.png")
         draw_clusters(clusters, {id_: item.intent for id_, item in items.items()}, folder / "clusters.png")
         gap_plots.draw_gap_by_task(found["gaps"], folder / "gap_by_task.png")
         gap_plots.draw_gap_by_length(found["gap_by_length"], folder / "gap_by_length.png")
@@ -85,6 +88,10 @@ def _gaps_table(found: Mapping[str, Any]) -> str:
     return task_tables("system", found["gaps"], tasks, cell_of)
 
 
+def _part(similarity: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
+    return {system: own[name] for system, own in similarity.items()}
+
+
 def _unheard(found: Mapping[str, Any]) -> set[str]:
     """The tasks on speech in languages that training never heard."""
     return {task["name"] for task in found["tasks"] if not task["heard"]}
@@ -125,9 +132,12 @@ def text(found: Mapping[str, Any], params: Params) -> str:
         "![gap by task](gap_by_task.png)",
         f"![gap by length of the audio, {next(iter(changed))}](gap_by_length.png)",
         "",
-        "How alike the LLM's states are by layer (the first seed of each, in the languages that training heard):",
+        "How alike the LLM's states are (the first seed of each): along continuations by layer, then in its last layer "
+        "by task, and along continuations by length; continuations in the languages that training heard.",
         "",
-        "![similarity of states by layer](similarity.png)",
+        "![similarity of states by layer](similarity_by_layer.png)",
+        "![similarity of states by task](similarity_by_task.png)",
+        "![similarity of states by length of the audio](similarity_by_length.png)",
         "",
         "Where the same utterances lie in the last layer, each in the colour of its intent:",
         "",

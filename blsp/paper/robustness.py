@@ -8,7 +8,7 @@ from blsp.backbones import device_map
 from blsp.evaluation.answers import ask, write_answers
 from blsp.evaluation.conditions import conditions
 from blsp.evaluation.systems import System, cascade_system, speech_system
-from blsp.evaluation.tasks import heard_in_training, test_items
+from blsp.evaluation.tasks import heard_in_training, heard_languages, items_of, test_items
 from blsp.params import Params, Task
 from blsp.training.train import PIPELINE
 
@@ -18,7 +18,7 @@ ANSWERS = "reports/robustness.parquet"
 def run(params: Params) -> None:
     """Nothing; afterwards reports/robustness.parquet has the answers under every condition of evaluate.conditions.
 
-    Asked are the test utterances in languages that training heard.
+    Asked are the test utterances in languages that training heard, for the tasks that are about any of them.
     """
     from accelerate.utils import set_seed
 
@@ -26,8 +26,9 @@ def run(params: Params) -> None:
 
     set_seed(params.train.seed)
     settings, every = params.evaluate, test_items()
-    heard = heard_in_training(every)
+    heard = heard_in_training(every, heard_languages())
     items = [item for item in every if item.id in heard]
+    tasks = {name: task for name, task in judged_tasks(params).items() if items_of(task, items)}
     processor = BlspProcessor.from_pretrained(PIPELINE.adapter)
     model = BlspForConditionalGeneration.from_pretrained(PIPELINE.adapter, device_map=device_map())
     systems: dict[str, System] = {
@@ -37,7 +38,7 @@ def run(params: Params) -> None:
     tables = []
     for name, alter in conditions(params, [item.samples for item in items]).items():
         altered = [replace(item, samples=alter(*item.as_heard, item.id)) for item in items]
-        tables.append(ask(systems, judged_tasks(params), altered, params.train.seed, name))
+        tables.append(ask(systems, tasks, altered, params.train.seed, name))
     write_answers(pd.concat(tables, ignore_index=True), ANSWERS)
     print(f"{ANSWERS}: {len(tables)} conditions, {len(items)} test utterances each")
 

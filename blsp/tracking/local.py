@@ -26,6 +26,8 @@ DVC_LOCK = Path("dvc.lock")
 
 PARAM_SECTIONS = ("miniature", "backbones", "corpus", "continuations", "train", "evaluate")
 DATASETS = {"corpus": "data/corpus", "continuations": "data/continuations"}  # DVC stage -> its folder
+# What the stages write themselves, of what git may hold: it says nothing of the code that ran.
+NOT_CHANGES = (":(exclude,glob)**/dvc.lock", ":(exclude)reports")
 DATA_ARTIFACTS = (
     "reports/corpus.json",
     "reports/continuations.json",
@@ -175,7 +177,7 @@ def _commit_tags() -> dict[str, str]:
     commit = _git("rev-parse", "HEAD")
     if not commit:
         return {}
-    changed = _git("status", "--porcelain", "--untracked-files=no")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *NOT_CHANGES)
     return {COMMIT_TAG: commit, DIRTY_TAG: json.dumps(bool(changed))}
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from blsp.evaluation.clusters import cluster_points
+from blsp.evaluation.clusters import cluster_points, draw_clusters
 from blsp.evaluation.states import States
 
 
@@ -29,3 +29,10 @@ def test_speech_is_shown_on_the_axes_of_the_texts():
     along, elsewhere = (cluster_points(states(text.T + move), states(text.T)) for move in ([20, 0, 0], [0, 0, 20]))
     assert abs((along["speech_x"] - along["text_x"]).mean()) == pytest.approx(20, rel=1e-3)
     np.testing.assert_allclose(elsewhere["speech_x"], elsewhere["text_x"], atol=0.3)
+
+
+def test_utterances_without_a_label_are_not_drawn(tmp_path):
+    text = states(np.random.default_rng(1).normal(size=(9, 4)))
+    labels = {f"u{row}": label for row, label in enumerate(["a", "b", None] * 3)}
+    draw_clusters({"speech": cluster_points(text, text)}, labels, tmp_path / "clusters.png")
+    assert (tmp_path / "clusters.png").read_bytes().startswith(b"\x89PNG")

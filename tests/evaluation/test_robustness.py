@@ -2,14 +2,10 @@
 
 import numpy as np
 import pandas as pd
-import pytest
 
-from blsp.evaluation import gap_plots
-from blsp.evaluation.clusters import cluster_points, draw_clusters
 from blsp.evaluation.metrics import accuracy
 from blsp.evaluation.resampling import Resampling
 from blsp.evaluation.robustness import Panel, draw_conditions, draw_voices, figures_by, measured_by
-from blsp.evaluation.states import States
 from blsp.params import load_params
 from tests.trained import PARAMS
 
@@ -82,27 +78,3 @@ def test_voices_stand_from_the_best_on(tmp_path, monkeypatch):
     panels = [Panel("intent", "accuracy", figures("speaker", ROWS[:4]))]
     labels = drawn_labels(monkeypatch, lambda: draw_voices(panels, tmp_path / "voices.png"))
     assert labels == ["f2 (2)", "m3 (2)"]
-
-
-def figure(value):
-    return {"value": value, "low": value - 0.01, "high": value + 0.01, "n": 3, "signature": ""}
-
-
-@pytest.fixture
-def states():
-    rng = np.random.default_rng(1)
-    responses, content, prompt_end = rng.normal(size=(3, 2, 9, 4))
-    return States([f"u{row}" for row in range(9)], responses, np.arange(9), content, prompt_end)
-
-
-def test_the_gap_is_drawn(tmp_path, states):
-    kinds = {kind: {"cka": [figure(0.9)] * 2, "shuffled": [figure(0)] * 2} for kind in gap_plots.PANELS}
-    gaps = {"kl": figure(0.1), "top1_agreement": figure(0.9)}
-    bins = [{"from_s": at, "to_s": at + 1, **gaps} for at in (1, 2)]
-    gap_plots.draw_similarity({"speech": kinds, "untrained": kinds}, tmp_path / "similarity.png")
-    labels = dict(zip(states.ids, ["a", "b", None] * 3, strict=True))
-    draw_clusters({"speech": cluster_points(states, states)}, labels, tmp_path / "clusters.png")
-    gap_plots.draw_gap_by_task({"speech": {"st": gaps, "qa": gaps}, "ce": {"st": gaps}}, tmp_path / "tasks.png")
-    gap_plots.draw_gap_by_length({"st": bins, "qa": bins}, tmp_path / "length.png")
-    names = {path.name for path in tmp_path.iterdir() if path.read_bytes().startswith(PNG)}
-    assert names == {"similarity.png", "clusters.png", "tasks.png", "length.png"}

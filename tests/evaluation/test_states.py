@@ -48,7 +48,7 @@ def alone(model: Any, processor: Any, example: Example, side: str) -> tuple[list
 @pytest.mark.parametrize("side", ["spoken", "written"])
 def test_states_are_those_of_each_utterance_alone(tiny_model, examples, side):
     model, processor = tiny_model
-    found = layer_states(model, processor, examples, side, batch_size=2, seed=1)
+    found = layer_states(model, processor, examples, side, batch_size=2, seed=1, places=99)
     assert found.ids == ["u0", "u1", "u2"]
     for row, example in enumerate(examples):
         layers, ids, start = alone(model, processor, example, side)
@@ -69,16 +69,15 @@ def test_the_last_layer_is_what_the_objective_compares(tiny_model, examples):
     model, processor = tiny_model
     batch = Collator(processor)(examples)
     expected = AlignmentObjective(model).spoken_states(batch).detach().numpy()
-    found = layer_states(model, processor, examples, "spoken", batch_size=8, seed=1)
+    found = layer_states(model, processor, examples, "spoken", batch_size=8, seed=1, places=99)
     np.testing.assert_allclose(found.responses[-1], expected, atol=1e-4)
 
 
-def test_of_many_places_the_same_are_taken_on_both_sides(tiny_model, examples, monkeypatch):
+def test_of_many_places_the_same_are_taken_on_both_sides(tiny_model, examples):
     model, processor = tiny_model
-    whole = layer_states(model, processor, examples, "written", batch_size=3, seed=1)
-    monkeypatch.setattr(module, "PLACES", 5)
+    whole = layer_states(model, processor, examples, "written", batch_size=3, seed=1, places=99)
     spoken, written = (
-        layer_states(model, processor, examples, side, batch_size=batch_size, seed=1)
+        layer_states(model, processor, examples, side, batch_size=batch_size, seed=1, places=5)
         for side, batch_size in (("spoken", 1), ("written", 3))
     )
     assert spoken.responses.shape[1] == 5 and spoken.utterance.tolist() == written.utterance.tolist()
@@ -103,3 +102,16 @@ def test_of_many_utterances_a_few_are_taken(examples, monkeypatch):
     monkeypatch.setattr(module, "UTTERANCES", 2)
     few = sample(examples, 1)
     assert len(few) == 2 and few == sample(examples, 1) and [example for example in examples if example in few] == few
+
+
+def test_states_of_some_utterances_are_theirs(tiny_model, examples):
+    model, processor = tiny_model
+    whole = layer_states(model, processor, examples, "spoken", batch_size=3, seed=1, places=99)
+    part = whole.of(np.array([0, 2]))
+    assert part.ids == ["u0", "u2"] and set(part.utterance.tolist()) == {0, 1}
+    for row, old in enumerate((0, 2)):
+        np.testing.assert_array_equal(
+            part.responses[:, part.utterance == row], whole.responses[:, whole.utterance == old]
+        )
+        np.testing.assert_array_equal(part.content[:, row], whole.content[:, old])
+        np.testing.assert_array_equal(part.prompt_end[:, row], whole.prompt_end[:, old])
