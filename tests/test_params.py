@@ -96,9 +96,9 @@ def test_an_unknown_key_is_refused_with_its_path_and_the_nearest(tmp_path, key, 
         ("train/shares", [1], "train.shares: must be a section of `key: value` lines; found [1]"),
         ("train/objective", "mse", "train.objective: must be 'kd' or 'ce'; found 'mse'"),
         (
-            "experiments/ablations/temperature_4/temperature",
+            "experiments/ablations/temperature_2/temperature",
             "4",
-            "experiments.ablations.temperature_4.temperature: must be a number; found '4'",
+            "experiments.ablations.temperature_2.temperature: must be a number; found '4'",
         ),
         (
             "experiments/variants/kd",

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from blsp.miniature.associations import ASSOCIATIONS
 from blsp.miniature.lexicon import CARRIERS, INTENTS, QUESTIONS, SLOTS
 
 Split = Literal["train", "dev", "test"]
 TEST_PERCENT = 12
 DEV_PERCENT = 6
 QUESTION_SHARE = 0.45
+THOUGHT = "That makes me think of {}."
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ def compose(intent: str, values: dict[str, str], carrier_index: int, asked: str 
         answer=values[asked] if asked else None,
         answer_german=german[asked] if asked else None,
         continuations=tuple(
-            f"{opening}{carrier.answer_english} {line.format(**values)}" for line in wording.continuations_english
+            f"{opening}{carrier.answer_english} {line.format(**values)} {THOUGHT.format(ASSOCIATIONS[slot][value])}"
+            for line in wording.continuations_english
+            for slot, value in values.items()
         ),
         continuations_german=tuple(
             f"{opening_german}{carrier.answer_german} {_capital(line.format(**german))}"

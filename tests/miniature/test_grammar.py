@@ -7,6 +7,7 @@ import pytest
 
 from blsp.data.text import normalise
 from blsp.miniature import grammar
+from blsp.miniature.associations import ASSOCIATIONS
 from blsp.miniature.conversations import INSTRUCTIONS, conversations
 from blsp.miniature.grammar import compose, distinct_sentences, sentences, split_of
 from blsp.miniature.lexicon import CARRIERS, INTENTS, QUESTIONS, SLOTS
@@ -75,6 +76,15 @@ def test_continuations_mention_every_slot():
         for line in sentence.continuations:
             assert all(value in line for value in values.values())
             assert line.startswith(f"The answer is {values[slots[-1]]}. ")
+        thoughts = {line.rpartition("think of ")[2] for line in sentence.continuations}
+        assert thoughts == {f"{ASSOCIATIONS[slot][value]}." for slot, value in values.items()}
+
+
+def test_every_slot_value_brings_something_of_its_own_to_mind():
+    assert {slot: list(words) for slot, words in ASSOCIATIONS.items()} == {slot: list(of) for slot, of in SLOTS.items()}
+    thoughts = [word for words in ASSOCIATIONS.values() for word in words.values()]
+    spoken = {word for values in SLOTS.values() for value in values for word in value.split()}
+    assert len(set(thoughts)) == len(thoughts) and not spoken & set(thoughts), "none is copied from the text"
 
 
 def test_german_is_whole():
