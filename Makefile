@@ -25,7 +25,7 @@ setup: .venv/installed  ## install everything into .venv, at the pinned versions
 demo: setup  ## run the whole pipeline on the miniature, promote the model, print the results table
 	$(BIN)/python -m flows.demo
 
-paper: setup  ## train and compare the variants, from three seeds each, several at once; goes on where it was stopped
+paper: setup  ## train and compare the variants, from several seeds each, several at once; goes on where it was stopped
 	$(BIN)/python -m flows.experiments paper
 
 ablations: setup  ## train the ablations, likewise

@@ -24,10 +24,12 @@ def stages(path):
     return YAML_1_2.load(ROOT / path)["stages"]
 
 
-@pytest.mark.parametrize(("name", "group"), [("paper", "variants"), ("ablations", "ablations")])
-def test_a_variant_depends_on_what_training_does_and_on_itself(name, group):
+@pytest.mark.parametrize(
+    ("name", "group", "seeds"), [("paper", "variants", "seeds"), ("ablations", "ablations", "ablation_seeds")]
+)
+def test_a_variant_depends_on_what_training_does_and_on_itself(name, group, seeds):
     variant, pipeline = stages(f"experiments/{name}/dvc.yaml")["train"], stages("dvc.yaml")["train"]
-    assert variant["matrix"] == {"variant": f"${{experiments.{group}}}", "seed": "${experiments.seeds}"}
+    assert variant["matrix"] == {"variant": f"${{experiments.{group}}}", "seed": f"${{experiments.{seeds}}}"}
     assert variant["deps"] == pipeline["deps"] and variant["meta"] == pipeline["meta"]
     assert set(variant["params"]) - set(pipeline["params"]) == {f"experiments.{group}.${{item.variant}}"}
     assert set(pipeline["params"]) <= set(variant["params"])
@@ -72,7 +74,14 @@ def workspace(pins, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("workspace")
 def test_a_matrix_is_trained_and_only_what_a_change_concerns_is_trained_again(capfd):
-    change(seeds=[2], variants={"ce": CE, "broken": {"teacher": "stored"}}, ablations={}, compared=[], axes={})
+    change(
+        seeds=[2],
+        ablation_seeds=[2],
+        variants={"ce": CE, "broken": {"teacher": "stored"}},
+        ablations={},
+        compared=[],
+        axes={},
+    )
     before = sha256_of("models/adapter")
     assert main(["paper"]) == 1
     said = capfd.readouterr()

@@ -320,6 +320,7 @@ def test_what_no_variant_can_be_trained_with_is_refused(tmp_path):
     assert complaint(tmp_path, ("experiments/variants/kd/shares", {"continuation": 0.9})) == expected
     assert complaint(tmp_path, ("experiments/ablations/kd", {})).startswith("experiments: kd is a variant and an")
     assert complaint(tmp_path, ("experiments/seeds", [1, 1])).startswith("experiments: seeds [1, 1] has one twice")
+    assert "ablation_seeds has 7, which seeds has not" in complaint(tmp_path, ("experiments/ablation_seeds", [1, 7]))
     assert complaint(tmp_path, ("train/lr", "fast")).count("\n") == 0, "a fault of train is told once"
 
 

@@ -22,7 +22,10 @@ SURE = 0.05  # a difference whose p is below it is marked
 
 def run(params: Params) -> None:
     """Nothing; afterwards reports/ablations holds the page, a picture of each axis, and ablations.json."""
-    axes = params.experiments.axes
+    # All points from the same seeds: those of the variants among them too.
+    experiments = params.experiments.model_copy(update={"seeds": params.experiments.ablation_seeds})
+    params = params.model_copy(update={"experiments": experiments})
+    axes = experiments.axes
     names = list(dict.fromkeys(chain.from_iterable(axes.values())))
     resampling = resampling_of(params.evaluate)
     graded, gaps = read_measured(params, names)

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from blsp.params.record import Count, FieldName, NonNegative, Positive, Record, Share
 
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 BASELINES = ("text", "cascade", "untrained")  # systems that nothing is trained for
 
 
@@ -57,7 +58,8 @@ class Train(Record):
 class Experiments(Record):
     """Further trainings, by name: each is the whole of `train` with its own changes in it."""
 
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Seeds
+    ablation_seeds: Seeds
     variants: dict[FieldName, Train]
     ablations: dict[FieldName, Train]
     compared: list[Annotated[list[str], Field(min_length=2, max_length=2)]]
@@ -67,8 +69,13 @@ class Experiments(Record):
     def each_has_a_name_of_its_own(self) -> Self:
         if twice := sorted(self.variants.keys() & self.ablations.keys()):
             raise ValueError(f"{', '.join(twice)} is a variant and an ablation; give one another name")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds {self.seeds} has one twice; once is enough")
+        for key in ("seeds", "ablation_seeds"):
+            if len(set(seeds := getattr(self, key))) < len(seeds):
+                raise ValueError(f"{key} {seeds} has one twice; once is enough")
+        if unknown := set(self.ablation_seeds) - set(self.seeds):
+            raise ValueError(
+                f"ablation_seeds has {min(unknown)}, which seeds has not; points of variants are drawn beside"
+            )
         return self
 
     @model_validator(mode="after")
