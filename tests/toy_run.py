@@ -1,12 +1,18 @@
 """A toy of the whole pipeline, `corpus, backbones -> train -> evaluate`, whose files have the real ones' forms; in a
 git repository with DVC, and a folder as remote."""
 
+import asyncio
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from flows import publish_steps
+from flows.published import Published
 
 ALL = ("backbones", "corpus", "train", "evaluate")
 
@@ -83,6 +89,38 @@ def git(folder: Path, *arguments: str) -> str:
 
 def dvc(folder: Path, *arguments: str) -> str:
     return run(folder, sys.executable, "-m", "dvc", *arguments)
+
+
+@pytest.fixture(scope="session")
+def toy_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy after its first run, to be copied. Making one takes 10 s."""
+    folder = tmp_path_factory.mktemp("toy") / "built"
+    build(folder, salt="one")
+    return folder
+
+
+@pytest.fixture
+def toy(toy_built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it as the working folder, with a remote, and without MLflow."""
+    shutil.copytree(toy_built, tmp_path / "toy", symlinks=True)
+    add_remote(tmp_path / "toy", str(tmp_path / "store"))
+    monkeypatch.chdir(tmp_path / "toy")
+    monkeypatch.setenv("BLSP_TRACKING", "off")
+    return tmp_path / "toy"
+
+
+def publish_here() -> Published:
+    """The toy's run in the working folder, published without Prefect."""
+
+    async def steps() -> Published:
+        candidate = await publish_steps.check(None)
+        await publish_steps.push_data(candidate, print)
+        published = await publish_steps.commit(candidate)
+        await publish_steps.share(published, None)
+        await publish_steps.record(candidate, published)
+        return published
+
+    return asyncio.run(steps())
 
 
 def build(folder: Path, salt: str) -> None:

@@ -17,7 +17,6 @@ from prefect.client.schemas.objects import State
 from prefect.settings import get_current_settings
 
 from blsp.files import sha256_of
-from flows import publish_steps
 from flows.publish import publish
 from tests import toy_run
 from tests.toy_run import dvc, git
@@ -25,21 +24,9 @@ from tests.toy_run import dvc, git
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("toy") / "built"
-    toy_run.build(folder, salt="publish")
-    return folder
-
-
 @pytest.fixture
-def project(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the project after its first run as the working folder, with a remote, and without MLflow."""
-    shutil.copytree(built, tmp_path / "toy", symlinks=True)
-    toy_run.add_remote(tmp_path / "toy", str(tmp_path / "store"))
-    monkeypatch.chdir(tmp_path / "toy")
-    monkeypatch.setenv("BLSP_TRACKING", "off")
-    return tmp_path / "toy"
+def project(toy: Path) -> Path:
+    return toy
 
 
 def published(remote: str | None = None, push_to: str | None = None) -> State[Any]:
@@ -75,6 +62,8 @@ def checkout() -> tuple[str, ...]:
 
 
 def test_branch_and_tag_hold_lock_metrics_and_record_and_the_checkout_stays(project: Path, tmp_path: Path) -> None:
+    git(project, "add", "reports/evaluation.json")
+    Path("reports/own.md").write_text("a page of no stage")
     before = checkout()
     state = published()
     assert state.is_completed() and state.message
@@ -105,7 +94,7 @@ def test_branch_and_tag_hold_lock_metrics_and_record_and_the_checkout_stays(proj
 
 def test_another_run_of_the_same_day_gets_another_name(project: Path) -> None:
     assert published().is_completed()
-    toy_run.write_params(project, "publish", lr=0.2)
+    toy_run.write_params(project, "one", lr=0.2)
     git(project, "commit", "-qm", "Settings", "params.yaml")
     dvc(project, "repro", "--quiet")
     assert published().is_completed()
@@ -115,7 +104,7 @@ def test_another_run_of_the_same_day_gets_another_name(project: Path) -> None:
 
 
 def test_what_stands_in_the_way_is_named_with_what_to_do(project: Path) -> None:
-    toy_run.write_params(project, "publish", lr=0.2)
+    toy_run.write_params(project, "one", lr=0.2)
     assert "changes that no commit has: params.yaml" in refused()
     git(project, "commit", "-qm", "Settings", "params.yaml")
     message = refused()
@@ -226,10 +215,3 @@ def test_nothing_is_published_where_the_folder_refuses(project: Path, tmp_path: 
     assert "`dvc push` to store failed" in message and "publish again" in message
     (tmp_path / "store").unlink()
     assert published().is_completed()
-
-
-def test_the_steps_do_not_read_the_changes_of_what_the_pipeline_writes(project: Path) -> None:
-    git(project, "add", "dvc.lock", "reports/evaluation.json")
-    git(project, "commit", "-qm", "Results of before")
-    Path("reports/evaluation.md").write_text("an own page, of no stage")
-    publish_steps._refuse_changes()
