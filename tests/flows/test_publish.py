@@ -215,3 +215,11 @@ def test_nothing_is_published_where_the_folder_refuses(project: Path, tmp_path: 
     assert "`dvc push` to store failed" in message and "publish again" in message
     (tmp_path / "store").unlink()
     assert published().is_completed()
+
+
+def test_mlflow_away_breaks_no_publication(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLSP_TRACKING", "on")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    state = published()
+    assert state.is_completed() and state.message and "no run in MLflow names it" in state.message
+    assert json.loads(git(project, "show", f"{the_tag()}:reports/published.json"))["run"] is None
