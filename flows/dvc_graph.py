@@ -26,6 +26,9 @@ class Stage:
     upstream: tuple[str, ...]  # stages that must end first
     inputs: tuple[str, ...]  # outputs of those stages that it reads, as paths from the working folder
     metrics: tuple[str, ...]  # metric files, paths likewise
+    stored: tuple[str, ...]  # outputs that DVC keeps, and pushes
+    committed: tuple[str, ...]  # outputs that git keeps (`cache: false`)
+    sources: tuple[str, ...]  # dependencies in this repository that no stage writes: code, settings, raw data
     unchanged: bool  # `dvc repro` would skip it, as long as nothing upstream runs
     retries: int = 0  # further attempts after a failure
     retry_delay_s: float = 0.0  # s between attempts
@@ -99,6 +102,11 @@ def _record(graph: Any, stage: Any, remote: bool) -> Stage:
         upstream=tuple(other.addressing for other in upstream),
         inputs=tuple(os.path.relpath(dep.fs_path) for dep in stage.deps if dep.fs_path in produced),
         metrics=tuple(os.path.relpath(out.fs_path) for out in stage.outs if out.metric),
+        stored=tuple(os.path.relpath(out.fs_path) for out in stage.outs if out.use_cache),
+        committed=tuple(os.path.relpath(out.fs_path) for out in stage.outs if not out.use_cache),
+        sources=tuple(
+            os.path.relpath(dep.fs_path) for dep in stage.deps if dep.is_in_repo and dep.fs_path not in produced
+        ),
         # The very question `dvc repro` asks before it skips a stage.
         unchanged=not stage.changed(allow_missing=remote, upstream=upstream),
         **_run_settings(stage.addressing, stage.meta or {}),

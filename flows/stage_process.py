@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
 
@@ -75,6 +75,16 @@ async def repro(
     flags = ["--pull", "--allow-missing"] if remote else []
     ended = await _dvc(["repro", "--single-item", *flags, stage.name], heed, on_progress, environment)
     return _failure(ended) if ended.returncode else Ended(how)
+
+
+async def dvc(
+    arguments: Sequence[str],
+    on_line: Callable[[str], None],
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> Ended:
+    """How any DVC command ended, in the working folder, as `repro` says it of a stage. Cancelling stops it."""
+    ended = await _dvc([*arguments], on_line, lambda label, percent: None, environment)
+    return _failure(ended) if ended.returncode else Ended("ran")
 
 
 @dataclasses.dataclass

@@ -12,6 +12,7 @@ import flows  # noqa: F401  its settings come before Prefect's import
 from blsp.params import load_params
 from tests import tiny
 from tests.s3 import s3, s3_proxy  # noqa: F401  fixtures
+from tests.toy_run import toy, toy_built  # noqa: F401  fixtures
 from tests.trained import PARAMS, Trained
 
 

@@ -16,6 +16,8 @@ from ruamel.yaml import YAML
 from blsp.cli import main
 from blsp.evaluation.report import UNHEARD
 from blsp.files import sha256_of
+from flows import command
+from tests.toy_run import git, publish_here
 from tests.trained import PARAMS
 
 ROOT = PARAMS.parent
@@ -38,8 +40,8 @@ def workspace(tmp_path_factory):
     """A clone of the project with small settings, after its first `dvc repro`."""
     folder = tmp_path_factory.mktemp("workspace")
     for name in ("blsp", "flows"):
-        (folder / name).symlink_to(ROOT / name)
-    for name in ("dvc.yaml", "data/source/README.md"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "data/source/README.md", ".dvcignore", ".gitignore"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     change(folder, small=True)
@@ -104,6 +106,24 @@ def test_the_same_params_give_the_same_adapter_bit_for_bit(workspace):
     first = sha256_of("models/adapter")
     dvc("repro", "--force", "--no-run-cache", "--single-item", "train")
     assert sha256_of("models/adapter") == first
+
+
+def test_a_published_run_is_reproduced_bit_for_bit_in_a_fresh_clone(workspace, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("BLSP_TRACKING", "off")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    dvc("remote", "add", "--quiet", "--default", "store", str(tmp_path / "store"))
+    git(workspace, "config", "user.name", "Some One")
+    git(workspace, "config", "user.email", "some@one.example")
+    git(workspace, "add", ".")
+    git(workspace, "commit", "--quiet", "--message", "Code")
+    run = publish_here()
+    assert command.main(["reproduce", run.tag, "--into", str(tmp_path / "again")]) == 0, capfd.readouterr()
+    found = json.loads((tmp_path / "again/reports/reproduction.json").read_text())
+    assert found["reproduced"] and found["rerun"] == ["train", "evaluate"] and found["machine_differences"] == {}
+    assert sha256_of(tmp_path / "again/models/adapter") == sha256_of("models/adapter")
+    changed = {(one["file"], one["what"]) for one in found["differences"]}
+    assert {file for file, what in changed if what != "digest"} == {"reports/train.json"}  # what it cost
+    assert ("reports/train_log.jsonl", "digest") in changed  # as its times differ, it was run anew
 
 
 def test_a_change_under_train_reruns_train_and_evaluate_alone(workspace):
