@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blsp import markdown
-from blsp.data.shards import CORPUS_DIR, iter_shards, read_jsonl_gz
+from blsp.data.shards import CORPUS_DIR, iter_shards
 from blsp.files import read_json
 from blsp.params import Params
 from blsp.tracking.local import EVALUATION
@@ -41,7 +41,7 @@ SETTINGS = (
     "batch_size",
     "lr",
     "seed",
-)
+)  # of the section `train`
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def row_licences(corpus_dir: str = CORPUS_DIR) -> dict[str, int]:
             str((row.get("custom") or {}).get("licence") or "none named")
             for split in SPLITS
             for shard in iter_shards(split, corpus_dir)
-            for row in read_jsonl_gz(shard.cuts_path)
+            for row in shard.rows()
         )
     )
 
@@ -179,10 +179,11 @@ def _body(known: Recorded) -> Iterator[str]:
     yield from _cost(known)
     yield from _data(known)
     yield from _training(known)
+    yield from _differences(known)
 
 
 def _figures(known: Recorded) -> Iterator[str]:
-    from blsp.evaluation.report import comparison_table, table
+    from blsp.evaluation.report import table
 
     evaluation, test = dict(known.evaluation), known.evaluation["test"]
     yield "## Figures\n"
@@ -193,11 +194,16 @@ def _figures(known: Recorded) -> Iterator[str]:
     )
     evaluation["systems"] = {k: v for k, v in evaluation["systems"].items() if k in ("text", "cascade", "speech")}
     yield table(evaluation) + "\n"
-    differences = [one for one in evaluation["comparisons"] if one["than"] in ("cascade", "text")]
+
+
+def _differences(known: Recorded) -> Iterator[str]:
+    from blsp.evaluation.report import comparison_table
+
+    differences = [one for one in known.evaluation["comparisons"] if one["than"] in ("cascade", "text")]
     if differences:
-        yield "## Differences on the same utterances\n"
+        yield "\n## Differences on the same utterances\n"
         yield "p: approximate randomisation, two-sided.\n"
-        yield comparison_table(differences) + "\n"
+        yield comparison_table(differences)
 
 
 def _limits(known: Recorded) -> Iterator[str]:
@@ -227,8 +233,8 @@ def _use(known: Recorded) -> Iterator[str]:
         '  \\"dataframe_split\\": {\\"columns\\": [\\"audio\\"], \\"data\\": [[\\"$(base64 -w0 clip.wav)\\"]]},\n'
         '  \\"params\\": {\\"instruction\\": \\"Repeat the following text.\\"}}"\n```\n'
     )
-    asked = known.evaluation.get("instructions", {})
-    yield f"Instructions it was measured under: {'; '.join(one for given in asked.values() for one in given)}\n"
+    asked = dict.fromkeys(one for given in known.evaluation.get("instructions", {}).values() for one in given)
+    yield f"Instructions it was measured under: {' / '.join(asked)}\n"
 
 
 def _cost(known: Recorded) -> Iterator[str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blsp.errors import BlspError
-from blsp.evaluation.answers import CLEAN
 from blsp.gates import Check
 from blsp.params import Params
 from blsp.tracking.local import ANSWERS
@@ -103,6 +102,8 @@ def champions_answers(opened: Store, runs: "list[Run]", version: str) -> "pd.Dat
 
 
 def _own(table: "pd.DataFrame") -> "pd.DataFrame":
+    from blsp.evaluation.answers import CLEAN
+
     return table[(table["system"] == SYSTEM) & (table["condition"] == CLEAN)].drop_duplicates(QUESTION)
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Literal
 
 from blsp import files, tracking
 from blsp.errors import BlspError
-from blsp.evaluation.answers import read_answers
 from blsp.gates import Check, check_gates, table
 from blsp.params import Params
 from blsp.registry.aliases import CHALLENGER, CHAMPION, held, holder, move, repair
@@ -89,6 +88,8 @@ def _judge(
     opened: Store, champion: "ModelVersion | None", found: dict[str, float], params: Params
 ) -> tuple[tuple[Check, ...], Falls]:
     """The gates' verdicts and, against a champion, those of the paired comparison."""
+    from blsp.evaluation.answers import read_answers
+
     gates = params.promote.gates
     if champion is None:
         return check_gates(gates, found, None), Falls((), ())

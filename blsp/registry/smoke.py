@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from blsp.data.shards import load_cuts
 from blsp.errors import BlspError
-from blsp.evaluation.answers import CLEAN, read_answers
 from blsp.files import read_json, write_json
 from blsp.params import Params
 from blsp.tracking.local import ANSWERS
@@ -62,6 +61,8 @@ class SmokeTest:
 
 def prepare(params: Params) -> SmokeTest:
     """The smoke test of the present adapter. Raises BlspError where its answers or the utterance are not there."""
+    from blsp.evaluation.answers import read_answers
+
     questions = choose(read_answers(ANSWERS, "dvc repro evaluate"))
     audio = base64.b64encode(_recording(questions[0].id)).decode()
     return SmokeTest(tuple(questions), audio, params.evaluate.max_new_tokens)
@@ -74,6 +75,8 @@ def choose(answers: "pd.DataFrame") -> list[Question]:
     such an answer does not hang on the rounding by which one utterance alone differs from one in a batch, or one kind
     of device from another. Raises BlspError where the adapter answered nothing.
     """
+    from blsp.evaluation.answers import CLEAN
+
     clean = answers[(answers["condition"] == CLEAN) & (answers["answer"].str.strip() != "")]
     key = ["id", "instruction"]
     texts = clean[clean["system"] == "text"].drop_duplicates(key)[[*key, "answer"]]

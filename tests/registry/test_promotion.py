@@ -8,10 +8,9 @@ import pytest
 from blsp.errors import BlspError
 from blsp.files import sha256_of
 from blsp.params import Gate
-from blsp.registry import overview, promote, roll_back
+from blsp.registry import overview, promote, roll_back, smoke
 from blsp.tracking.store import Store, session
 from tests.trained import Answering, Trained
-
 
 pytestmark = pytest.mark.usefixtures("unasked")
 
@@ -181,8 +180,7 @@ def test_a_version_that_does_not_answer_gets_no_alias(
 def test_nothing_is_registered_where_the_smoke_test_cannot_be_prepared(
     trained: Trained, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.undo()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.client.tracking_uri)
+    monkeypatch.setattr("blsp.registry.promotion.prepare", smoke.prepare)
     with pytest.raises(BlspError, match="data/corpus"):
         promote(trained.params)
     assert versions(store, trained) == []
