@@ -128,8 +128,8 @@ def test_a_wrong_type_is_refused(tmp_path, key, value, expected):
         (
             "promote/tolerated_falls/ast",
             0.1,
-            "promote.tolerated_falls.ast is no task; evaluate.tasks has asr, st, slu, qa, continuation, asr_de, say_de, "
-            "st_de, slu_de, qa_de",
+            "promote.tolerated_falls.ast is no task; evaluate.tasks has asr, st, slu, qa, continuation, asr_de, "
+            "say_de, st_de, slu_de, qa_de",
         ),
         (
             "promote/model_name",
