@@ -13,7 +13,7 @@ from blsp.params import load_params
 from tests import tiny
 from tests.s3 import s3, s3_proxy  # noqa: F401  fixtures
 from tests.toy_run import toy, toy_built  # noqa: F401  fixtures
-from tests.trained import PARAMS, Trained
+from tests.trained import PARAMS, Answering, Trained
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -80,6 +80,12 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: str) 
     here.write_training(steps=25)
     here.write_evaluation()
     return here
+
+
+@pytest.fixture
+def unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promotions without the smoke test, which loads a model in a process of its own: tests/registry/test_smoke.py."""
+    monkeypatch.setattr("blsp.registry.promotion.prepare", lambda params: Answering())
 
 
 @pytest.fixture(scope="session")

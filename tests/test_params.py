@@ -124,6 +124,19 @@ def test_a_wrong_type_is_refused(tmp_path, key, value, expected):
         ("evaluate/confidence", 1.0, "evaluate.confidence: must be less than 1; found 1.0"),
         ("evaluate/tasks/qa/drop", "", "evaluate.tasks.qa.drop: must be text that is not empty; found ''"),
         ("promote/gates", {}, "promote.gates: must be a section with at least one key; found {}"),
+        ("promote/tolerated_falls/asr", -1, "promote.tolerated_falls.asr: must be at least 0; found -1"),
+        (
+            "promote/tolerated_falls/ast",
+            0.1,
+            "promote.tolerated_falls.ast is no task; evaluate.tasks has asr, st, slu, qa, continuation, asr_de, "
+            "say_de, st_de, slu_de, qa_de",
+        ),
+        (
+            "promote/model_name",
+            "it's",
+            "promote.model_name: must be a name of letters, digits and . _ - that begins with a letter or digit, "
+            'at most 200 of them; found "it\'s"',
+        ),
         (
             "continuations/behaviours/Go-on",
             {"instructions": ["Go on."], "share": 1.0, "answer": "any", "language": None},

@@ -16,6 +16,7 @@ from blsp import tracking
 from blsp.errors import BlspError
 from blsp.files import sha256_of
 from blsp.tracking import live, local
+from blsp.tracking.machine import machine_tags
 from blsp.tracking.store import ADAPTER_TAG, KEY_TAG, MODEL_TAG, VARIANT_TAG, VARIANTS, Store, session
 from blsp.training.places import PIPELINE, places_of
 from tests.trained import Trained
@@ -81,6 +82,8 @@ def test_sync_records_the_whole_run(trained: Trained, store: Store) -> None:
     model = store.client.get_logged_model(run.data.tags[MODEL_TAG])
     assert model.status == "READY"
     assert {metric.key for metric in model.metrics or ()} >= {"speech.asr.wer", "train.loss"}
+    assert not set(machine_tags()) & set(run.data.tags)  # nobody knows where that training ran
+    assert "answers.parquet" in there
 
 
 def test_sync_again_changes_nothing(trained: Trained, store: Store) -> None:
@@ -114,6 +117,7 @@ def test_what_training_says_is_seen_at_once_and_completed_at_the_end(trained: Tr
     (run,) = runs(store, trained)
     assert run.info.status == "FINISHED"
     assert recorded(store, run.info.run_id) == expected(trained.rows(25))
+    assert {key: run.data.tags.get(key) for key in machine_tags()} == machine_tags()
 
 
 def test_a_curve_of_other_code_is_not_mixed_in(trained: Trained, store: Store) -> None:

@@ -10,7 +10,17 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from blsp.errors import BlspError
-from blsp.params.record import COMMIT, LANGUAGE, LANGUAGE_CODE, NAME, RAY_ADDRESS, S3_PREFIX, SERVER_URL, shown
+from blsp.params.record import (
+    COMMIT,
+    LANGUAGE,
+    LANGUAGE_CODE,
+    MODEL_NAME,
+    NAME,
+    RAY_ADDRESS,
+    S3_PREFIX,
+    SERVER_URL,
+    shown,
+)
 from blsp.params.sections import Params
 
 PARAMS_FILE = "params.yaml"
@@ -73,6 +83,7 @@ _PATTERNS = {
     SERVER_URL: "an address that ends in /v1, such as http://localhost:8000/v1, with no key in it",
     LANGUAGE: "`transcript`, or a language's code of two or three letters, such as de",
     LANGUAGE_CODE: "a language's code of two or three letters, such as de",
+    MODEL_NAME: "a name of letters, digits and . _ - that begins with a letter or digit, at most 200 of them",
     NAME: "a name of small letters, digits and _ that begins with a letter",
 }
 

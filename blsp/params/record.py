@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 COMMIT = "^[0-9a-f]{40}$"
 NAME = "^[a-z][a-z0-9_]*$"
+MODEL_NAME = "^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
 LANGUAGE = "^(transcript|[a-z]{2,3})$"
 LANGUAGE_CODE = "^[a-z]{2,3}$"
 RAY_ADDRESS = "^(auto|(ray://)?[^:/@ ]+:[0-9]+)$"

@@ -8,6 +8,7 @@ from blsp.errors import BlspError
 from blsp.params.evaluation import Evaluate
 from blsp.params.record import (
     LANGUAGE,
+    MODEL_NAME,
     RAY_ADDRESS,
     S3_PREFIX,
     SERVER_URL,
@@ -232,8 +233,10 @@ class Gate(Record):
 
 
 class Promote(Record):
-    model_name: Annotated[str, Field(min_length=1)]
+    model_name: Annotated[str, Field(pattern=MODEL_NAME)]
     gates: Annotated[dict[str, Gate], Field(min_length=1)]
+    no_task_may_fall: bool
+    tolerated_falls: dict[FieldName, NonNegative]
 
 
 class Params(Record):
@@ -263,6 +266,15 @@ class Params(Record):
             if (engine == "openai") == (value is None):
                 wanted = "must be given" if value is None else "must be null"
                 raise ValueError(f"where continuations.engine is {engine}, {key} {wanted}; found {shown(value)}")
+        return self
+
+    @model_validator(mode="after")
+    def only_tasks_fall(self) -> Self:
+        for name in self.promote.tolerated_falls:
+            if name not in self.evaluate.tasks:
+                raise ValueError(
+                    f"promote.tolerated_falls.{name} is no task; evaluate.tasks has {', '.join(self.evaluate.tasks)}"
+                )
         return self
 
     @model_validator(mode="after")

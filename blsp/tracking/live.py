@@ -21,6 +21,7 @@ from typing import Any, Self
 from blsp.params import Params
 from blsp.tracking import store
 from blsp.tracking.local import CURVE, curve_points, training_key
+from blsp.tracking.machine import machine_tags
 from blsp.tracking.store import ADAPTER_TAG, KEY_TAG, TrackingError
 from blsp.tracking.sync import create_run, experiment_of, log_points, sync
 from blsp.training.places import PIPELINE, Places
@@ -112,10 +113,12 @@ class _Mirror:
     def __init__(self, params: Params, places: Places) -> None:
         self.params, self.places = params, places
         self.run_id: str | None = None
+        self.live = False
         self.warned = False
         self._known: dict[str, set[int]] = {}
 
     def open(self, *, live: bool) -> None:
+        self.live = live
         with self._forgiving(), store.session(experiment_of(self.places)) as opened:
             if not live:
                 return
@@ -124,6 +127,7 @@ class _Mirror:
             run = began[0] if began else create_run(opened, self.params, self.places)
             self._known = {name: set(points) for name, points in opened.curve(run, CURVE).items()}
             opened.client.update_run(run.info.run_id, status="RUNNING")
+            self._name_machine(opened, run.info.run_id)
             self.run_id = run.info.run_id
 
     def write(self, rows: list[dict[str, Any]]) -> None:
@@ -140,7 +144,10 @@ class _Mirror:
     def finish(self) -> None:
         was_away = self.warned
         with self._forgiving():
-            sync(self.params, self.places, self.run_id)
+            run_id = sync(self.params, self.places, self.run_id)
+            if self.live and run_id:
+                with store.session(experiment_of(self.places)) as opened:
+                    self._name_machine(opened, run_id)
             if was_away:
                 logger.info("MLflow at %s is back: the whole run was recorded", store.uri())
                 self.warned = False
@@ -149,6 +156,11 @@ class _Mirror:
         if self.run_id and not self.warned:
             with self._forgiving(), store.session(experiment_of(self.places)) as opened:
                 opened.client.set_terminated(self.run_id, "KILLED")
+
+    def _name_machine(self, opened: store.Store, run_id: str) -> None:
+        # Only here is it known to be the machine that trains: a replay may come from any.
+        for key, value in machine_tags().items():
+            opened.client.set_tag(run_id, key, value)
 
     @contextlib.contextmanager
     def _forgiving(self) -> Iterator[None]:

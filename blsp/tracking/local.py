@@ -22,6 +22,7 @@ from blsp.training.places import PIPELINE, Places
 ADAPTER = Path(PIPELINE.adapter)
 BACKBONES = Path("models/backbones/backbones.json")
 EVALUATION = Path("reports/evaluation.json")
+ANSWERS = "reports/answers.parquet"
 DVC_LOCK = Path("dvc.lock")
 
 PARAM_SECTIONS = ("miniature", "backbones", "corpus", "continuations", "train", "evaluate")
@@ -34,7 +35,8 @@ DATA_ARTIFACTS = (
     "reports/validation.json",
     "reports/data_docs",
 )
-EVALUATION_ARTIFACTS = (EVALUATION.as_posix(), "reports/evaluation.md", "reports/figures")
+# The answers, for the next adapter to be compared with on the same items.
+EVALUATION_ARTIFACTS = (EVALUATION.as_posix(), "reports/evaluation.md", "reports/figures", ANSWERS)
 
 PARAM_CHARS = 6000  # MLflow keeps no more of one value
 CURVE = "curve/"  # what begins the names of metrics that have a value a step

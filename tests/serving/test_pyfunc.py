@@ -98,6 +98,7 @@ def ask(address: str, request: dict[str, Any]) -> tuple[int, Any]:
         return error.code, json.load(error)
 
 
+@pytest.mark.usefixtures("unasked")
 def test_the_champion_answers_over_http(trained: Trained, adapter: tuple[Any, Any], tmp_path: Path) -> None:
     promote(trained.params)
     name = trained.params.promote.model_name
