@@ -32,12 +32,12 @@ def bring_to_commit() -> None:
     """
     commit = git(CODE, "rev-parse", "HEAD")
     here = Path.cwd()
-    _refuse_changes(CODE, "the run would not have them")
+    refuse_changes(CODE, "the run would not have them")
     if "origin" not in git(here, "remote").split():
         git(here, "remote", "add", "origin", _origin())
     head = git(here, "rev-parse", "--quiet", "--verify", "HEAD", or_else="")
     if head:
-        _refuse_changes(here, f"runs here are of commits alone (now of {commit[:12]})")
+        refuse_changes(here, f"runs here are of commits alone (now of {commit[:12]})")
     if head == commit:
         return
     if not git(here, "cat-file", "-t", commit, or_else=""):
@@ -67,7 +67,11 @@ def _origin() -> str:
     return git(CODE, "remote", "get-url", "origin", or_else=str(CODE))
 
 
-def _refuse_changes(folder: Path, so: str) -> None:
+def refuse_changes(folder: Path, so: str) -> None:
+    """Nothing. Raises BlspError, which ends in `so`, where git's files there have changes that no commit has.
+
+    What stages write is no such change; nor, in a workspace, is params.yaml.
+    """
     allowed = (*NOT_CHANGES, f":(exclude){PARAMS_FILE}") if folder != CODE else NOT_CHANGES
     changed = git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".", *allowed)
     if changed:
