@@ -1,4 +1,4 @@
-"""The deployments of the commit that is here, on a Prefect server, and all they need. Run again, it changes what differs.
+"""The deployments of the commit that is here, and all they need, on a Prefect server.
 
 `prefect deploy` reads infra/prefect.yaml. What has no place there comes from here: the work pool, which is one
 workspace, the limit on stages that need a GPU, and the automations that mark vanished runs as crashed.
