@@ -57,7 +57,7 @@ async def _deploy(kind: Kind, repository: str, gpus: int, commit: str) -> list["
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 
     async with get_client() as client:
-        await _make_pool(client, kind)
+        await make_pool(client, kind)
         await client.create_concurrency_limit(GPU_TAG, gpus)
         for automation in (silent(SILENT_AFTER_S), unborn(UNBORN_AFTER_S)):
             await make_automation(client, automation)
@@ -122,7 +122,7 @@ async def make_automation(client: "PrefectClient", automation: "AutomationCore")
         await client.create_automation(automation)
 
 
-async def _make_pool(client: "PrefectClient", kind: Kind) -> None:
+async def make_pool(client: "PrefectClient", kind: Kind) -> None:
     """Nothing; the server has the pool, with one run at a time, for it is one workspace."""
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectNotFound

@@ -194,6 +194,14 @@ def _tally(outcomes: Sequence[Outcome]) -> str:
     return f"{len(outcomes) - skipped} of {len(outcomes)} stages ran, {skipped} skipped"
 
 
+def end_on_signals() -> None:
+    """Nothing; SIGTERM and SIGHUP end this process as an exception does, so that stages are stopped and a temporary
+    server is shut down on the way out. What is ignored, as nohup has SIGHUP, stays so."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 where the pipeline completed, 1 where it failed, 130 where it was interrupted."""
     parser = argparse.ArgumentParser(
@@ -221,10 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="one value for this run, such as train.lr=1e-4; may be given several times",
     )
     options = parser.parse_args(arguments)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves SIGHUP
-            # As an exception, so that stages are stopped and the temporary server is shut down on the way out.
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    end_on_signals()
     try:
         temporary = ensure_server()
         readable(pages=not temporary)

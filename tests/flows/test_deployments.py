@@ -12,13 +12,13 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun, State, WorkPool
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import emit_event
 from prefect.flow_runs import wait_for_flow_run
 from prefect.states import Cancelling, Completed, Running
 
-from flows.deploy import make_automation, silent
+from flows.deploy import make_automation, make_pool, silent
 from flows.pipeline import pipeline
 from flows.workspace import held
 from tests.flows import toy
@@ -76,6 +76,18 @@ def test_the_pool_runs_one_at_a_time_and_gpu_stages_have_a_limit(deployed: dict[
             return pool.concurrency_limit, (await client.read_global_concurrency_limit_by_name("tag:gpu")).limit
 
     assert asyncio.run(read()) == (1, 2)
+
+
+def test_pool_of_kubernetes_jobs_is_accepted_and_made_again(deployed: dict[str, UUID]) -> None:
+    async def make() -> WorkPool:
+        async with get_client() as client:
+            await make_pool(client, "kubernetes")
+            await make_pool(client, "kubernetes")
+            return await client.read_work_pool("blsp-kubernetes")
+
+    pool = asyncio.run(make())
+    assert (pool.type, pool.concurrency_limit) == ("kubernetes", 1)
+    assert pool.base_job_template["variables"]["properties"]["env"]["default"]["BLSP_WORKSPACE"] == "/workspace/blsp"
 
 
 def test_promotion_follows_a_completed_pipeline_and_nothing_else(deployed: dict[str, UUID]) -> None:

@@ -18,14 +18,14 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("blsp", "flows", "infra", "profiles", "params.yaml", ".dvcignore")
 
-# A stage writes its value in params.yaml; while a file `hang-STAGE` is there, it does nothing.
+# A stage writes its value in params.yaml; as long as a file `hang-STAGE` is there, it waits.
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
 from ruamel.yaml import YAML
 name, section, key = sys.argv[1:]
 Path(f"{name}.pid").write_text(str(os.getpid()))
-if os.path.exists(f"hang-{name}"): time.sleep(600)
+while os.path.exists(f"hang-{name}"): time.sleep(0.1)
 value = YAML(typ="safe", pure=True).load(Path("params.yaml"))[section][key]
 Path(f"{name}.txt").write_text(str(value))
 Path("reports").mkdir(exist_ok=True)
