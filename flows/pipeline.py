@@ -27,7 +27,7 @@ from blsp.errors import BlspError
 from blsp.params import read_params, with_overrides
 from flows.artifacts import Progress, publish_metrics
 from flows.checkout import committed_params
-from flows.console import readable
+from flows.console import outlive_reader, readable
 from flows.dvc_graph import Stage, load_graph
 from flows.local_server import ensure_server
 from flows.run_params import in_place
@@ -62,6 +62,7 @@ async def pipeline(
     there where it completes; where it does not, params.yaml and dvc.lock are as they were before. Failed with the
     name WorkspaceBusy where another run has the workspace.
     """
+    outlive_reader()
     log = get_run_logger()
     by = f"pipeline run '{flow_run.name}'"
     try:

@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
-from prefect.client.schemas.objects import FlowRun, State, WorkPool
+from prefect.client.schemas.objects import State, WorkPool
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import emit_event
 from prefect.flow_runs import wait_for_flow_run
@@ -103,55 +103,63 @@ def test_promotion_follows_a_completed_pipeline_and_nothing_else(deployed: dict[
 
 
 @pytest.fixture
-def worker(code: Path, deployed: dict[str, UUID], tmp_path: Path) -> Iterator[Path]:
-    """A worker that runs what is due; what is given is its workspace. Nothing follows what it completes."""
+def worker(code: Path, deployed: dict[str, UUID], tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker that runs what is due in `workspace` in tmp_path. Nothing follows what it completes."""
 
     async def silence() -> None:
         async with get_client() as client:
             await client.delete_resource_owned_automations(f"prefect.deployment.{deployed['promote']}")
 
     asyncio.run(silence())
-    workspace = tmp_path / "workspace"
-    environment = toy.environment(code, BLSP_WORKSPACE=str(workspace), PREFECT_WORKER_QUERY_SECONDS="1")
+    environment = toy.environment(code, BLSP_WORKSPACE=str(tmp_path / "workspace"), PREFECT_WORKER_QUERY_SECONDS="1")
     del environment["PYTHONPATH"]  # the code is what it clones
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "blsp", "--name", "toy"]
     with open(tmp_path / "worker.log", "w") as log:
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
-        yield workspace
+        yield process
     finally:
         process.terminate()
         process.wait()
 
 
-def test_worker_runs_the_commit_with_the_runs_values_and_cancelling_puts_all_back(
-    code: Path, deployed: dict[str, UUID], worker: Path
+def test_worker_runs_the_commit_with_a_runs_values_then_one_is_cancelled_then_the_worker_is_killed(
+    code: Path, deployed: dict[str, UUID], worker: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
+    workspace = tmp_path / "workspace"
     with get_client(sync_client=True) as client:
         run = client.create_flow_run_from_deployment(deployed["training"], parameters={"overrides": ["train.lr=1e-4"]})
-        ended = ended_run(run.id)
-        assert ended.state and ended.state.is_completed(), (worker.parent / "worker.log").read_text()
-        assert toy.git(worker, "rev-parse", "HEAD") == toy.git(code, "rev-parse", "HEAD")
-        assert (worker / "train.txt").read_text() == "0.0001"
-        assert toy.value(worker, "train", "lr") == 1e-4
-        assert toy.stale(worker) == {}
+        assert ended(run.id).is_completed(), (tmp_path / "worker.log").read_text()
+        assert toy.git(workspace, "rev-parse", "HEAD") == toy.git(code, "rev-parse", "HEAD")
+        assert (workspace / "train.txt").read_text() == "0.0001"
+        assert toy.value(workspace, "train", "lr") == 1e-4
+        assert toy.stale(workspace) == {}
 
-        before = toy.contents(worker)
-        (worker / "hang-train").touch()
-        (worker / "train.pid").unlink()
+        before = toy.contents(workspace)
+        (workspace / "hang-train").touch()
+        (workspace / "train.pid").unlink()
         run = client.create_flow_run_from_deployment(deployed["pipeline"], parameters={"overrides": ["train.lr=5e-4"]})
-        toy.wait_until((worker / "train.pid").exists)
-        assert toy.value(worker, "train", "lr") == 5e-4
+        toy.wait_until((workspace / "train.pid").exists)
+        assert toy.value(workspace, "train", "lr") == 5e-4
         client.set_flow_run_state(run.id, Cancelling())
-        ended = ended_run(run.id)
-        assert ended.state and ended.state.is_cancelled(), (worker.parent / "worker.log").read_text()
-        toy.wait_until(lambda: toy.processes_in(worker) == [])
-        assert toy.contents(worker) == before
-        assert toy.stale(worker) == {}
+        assert ended(run.id).is_cancelled(), (tmp_path / "worker.log").read_text()
+        toy.wait_until(lambda: toy.processes_in(workspace) == [])
+        assert toy.contents(workspace) == before
+        assert toy.stale(workspace) == {}
+
+        (workspace / "train.pid").unlink()
+        run = client.create_flow_run_from_deployment(deployed["pipeline"])
+        toy.wait_until((workspace / "train.pid").exists)
+        worker.kill()
+        (workspace / "hang-train").unlink()
+        assert ended(run.id).is_completed()
+        assert (workspace / "train.txt").read_text() == "0.002"
 
 
-def ended_run(identity: UUID) -> FlowRun:
-    return asyncio.run(wait_for_flow_run(identity, timeout=150, poll_interval=1))
+def ended(identity: UUID) -> State:
+    state = asyncio.run(wait_for_flow_run(identity, timeout=150)).state
+    assert state is not None
+    return state
 
 
 @pytest.fixture
