@@ -14,7 +14,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import State, WorkPool
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.events import emit_event
+from prefect.events import ReceivedEvent, emit_event
+from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 from prefect.flow_runs import wait_for_flow_run
 from prefect.states import Cancelling, Completed, Running
 
@@ -25,6 +26,7 @@ from tests.flows import toy
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
+HEARTBEAT = "prefect.flow-run.heartbeat"
 FLOWS = {"pipeline": ["pipeline", "data", "generation", "training", "evaluation"], "promote": ["promote"]}
 
 
@@ -198,42 +200,56 @@ def test_second_run_in_a_workspace_ends_at_once_and_says_why(project: Path) -> N
 
 
 def test_killed_run_is_marked_as_crashed_a_living_one_is_not_and_the_next_goes_on(project: Path) -> None:
-    """The real automation with a shorter patience; the living run's heartbeats are sent from here, every second."""
+    """The automation with a shorter patience: the last heartbeat of the one, and all of the other's, come from here,
+    as the killed flow sent its own."""
 
     async def automate(after_s: float) -> None:
         async with get_client() as client:
             await make_automation(client, silent(after_s))
 
+    def beat(run: UUID) -> None:
+        emit_event(HEARTBEAT, {"prefect.resource.id": f"prefect.flow-run.{run}"}, related=sent.related)
+
     before = toy.contents(project)
     Path("hang-train").touch()
     command = [sys.executable, "-m", "flows.pipeline", "--set", "train.lr=1e-4"]
-    flow = subprocess.Popen(command, env=toy.environment(project), stderr=subprocess.DEVNULL)
     with get_client(sync_client=True) as client:
-        asyncio.run(automate(12))
+        others = {run.id for run in client.read_flow_runs()}
+        flow = subprocess.Popen(command, env=toy.environment(project), stderr=subprocess.DEVNULL)
         try:
             toy.wait_until(Path("train.pid").exists)
-            living = client.create_flow_run(pipeline, state=Running())
-            (killed,) = (run for run in client.read_flow_runs() if run.id != living.id and run.state.is_running())
+            (killed,) = {run.id for run in client.read_flow_runs()} - others
         finally:
             flow.kill()
             flow.wait()
+        of_killed = EventResourceFilter(id=[f"prefect.flow-run.{killed}"])
+
+        def heartbeats() -> list[ReceivedEvent]:
+            filters = EventFilter(event=EventNameFilter(name=[HEARTBEAT]), resource=of_killed)
+            return client.read_events(filters, limit=1).events
+
+        toy.wait_until(heartbeats)
+        (sent,) = heartbeats()
+
+        living = client.create_flow_run(pipeline, state=Running()).id
+        asyncio.run(automate(12))
+        beat(killed)
 
         def crashed() -> bool:
-            labels = {"prefect.resource.id": f"prefect.flow-run.{living.id}"}
-            related = {"prefect.resource.id": f"prefect.flow.{living.flow_id}", "prefect.resource.role": "flow"}
-            emit_event("prefect.flow-run.heartbeat", labels, related=[{**related, "prefect.resource.name": "pipeline"}])
+            beat(living)
             time.sleep(1)
-            return client.read_flow_run(killed.id).state.is_crashed()
+            return bool((state := client.read_flow_run(killed).state) and state.is_crashed())
 
         toy.wait_until(crashed)
-        assert client.read_flow_run(killed.id).state.message == "vanished: no heartbeat: its machine or process died"
-        assert client.read_flow_run(living.id).state.is_running()
-        client.set_flow_run_state(living.id, Completed(), force=True)
+        state = client.read_flow_run(killed).state
+        assert state and state.message == "vanished: no heartbeat: its machine or process died"
+        state = client.read_flow_run(living).state
+        assert state and state.is_running()
+        client.set_flow_run_state(living, Completed(), force=True)
+        asyncio.run(automate(200))
+
     assert toy.processes_in(project) == []
     Path("hang-train").unlink()
-    state = asyncio.run(state_of(targets=["corpus"]))
-    assert state.is_completed()
+    assert asyncio.run(state_of(targets=["corpus"])).is_completed()
     after = toy.contents(project)
-    assert after["params.yaml"] == before["params.yaml"]
-    assert toy.value(project, "train", "lr") == 2e-3 and after["train.txt"] is None
-    asyncio.run(automate(200))
+    assert after["params.yaml"] == before["params.yaml"] and after["train.txt"] is None
