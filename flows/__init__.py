@@ -7,6 +7,7 @@ import os
 
 for _name, _value in {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # s; a slow machine needs 15 to 30
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",  # s; flows/deploy.py says when a silent run counts as vanished
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
 }.items():

@@ -1,6 +1,7 @@
 """What a flow shows in a terminal: the same records as Prefect's pages, in short lines and said once."""
 
 import logging
+import os
 
 from prefect.logging.handlers import PrefectConsoleHandler
 
@@ -32,6 +33,23 @@ def readable(pages: bool = False) -> None:
         if isinstance(handler, PrefectConsoleHandler):
             handler.setFormatter(_Lines())
             handler.addFilter(wanted)
+
+
+def outlive_reader() -> None:
+    """Nothing; afterwards this process goes on when whoever reads its terminal log is gone, as a worker may be.
+
+    Rich, which writes it, would end the process (`Console.on_broken_pipe`). Prefect's pages keep all.
+    """
+
+    def say_nothing_more() -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, PrefectConsoleHandler):
+            handler.console.on_broken_pipe = say_nothing_more  # type: ignore[method-assign]
 
 
 class _Lines(logging.Formatter):

@@ -1,7 +1,7 @@
 """DVC's graph as plain records: the one place that touches DVC's internals.
 
-`python -m flows.dvc_graph [STAGE ...]` prints the same as JSON. The flow reads it that way, so that DVC's
-locks, logging and long hashing stay out of the flow's process and its event loop.
+`python -m flows.dvc_graph [STAGE ...]` prints the same as JSON, and `--restore-outputs` restores outputs. Flows call
+it that way, so that DVC's locks, logging and long hashing stay out of their process and its event loop.
 """
 
 import asyncio
@@ -16,6 +16,8 @@ from blsp.errors import BlspError
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
+
+RESTORE = "--restore-outputs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,23 @@ def read_graph(targets: Sequence[str] = ()) -> Graph:
             causes.append(str(cause))
             error = cause
         raise BlspError(f"DVC cannot read the pipeline: {': '.join(causes)}") from error
+
+
+def restore_outputs() -> None:
+    """Nothing; afterwards the outputs in the working folder are those that dvc.lock names, where DVC's cache has them.
+
+    Run it in a process of its own, as `read_graph`. Raises BlspError where DVC fails.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(_wait_for_lock=True) as repo:
+            with repo.lock:
+                _forget_dead_lock_holders(repo)
+            repo.checkout(force=True, allow_missing=True)
+    except DvcException as error:
+        raise BlspError(f"DVC cannot restore outputs: {error}") from error
 
 
 async def load_graph(targets: Sequence[str] = ()) -> Graph:
@@ -174,6 +193,9 @@ def _holds(holder: dict[str, Any]) -> bool:
 
 if __name__ == "__main__":
     try:
-        print(json.dumps(dataclasses.asdict(read_graph(sys.argv[1:])), indent=2))
+        if sys.argv[1:] == [RESTORE]:
+            restore_outputs()
+        else:
+            print(json.dumps(dataclasses.asdict(read_graph(sys.argv[1:])), indent=2))
     except BlspError as problem:
         sys.exit(str(problem))

@@ -19,6 +19,7 @@ from blsp.errors import BlspError
 from blsp.params import PARAMS_FILE, load_params
 from flows.dvc_graph import Graph, Stage, load_graph
 from flows.stage_process import repro
+from flows.workspace import taken
 
 BAR_EVERY_S = 60.0  # s between two lines of one progress bar
 
@@ -164,7 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("experiment", choices=("paper", "ablations"), help="folder under experiments/")
     options = parser.parse_args(arguments)
     try:
-        return asyncio.run(_stoppable(options.experiment))
+        with taken(f"make {options.experiment}", print):
+            return asyncio.run(_stoppable(options.experiment))
     except BlspError as error:
         print(error, file=sys.stderr)
         return 1

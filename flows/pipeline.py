@@ -7,11 +7,12 @@ shell, `dvc repro` runs the same commands and leaves the same dvc.lock.
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 from prefect import flow, task
@@ -19,15 +20,19 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
-from prefect.runtime import task_run
+from prefect.runtime import deployment, flow_run, task_run
 from prefect.states import Cancelled, Completed, Failed
 
 from blsp.errors import BlspError
+from blsp.params import read_params, with_overrides
 from flows.artifacts import Progress, publish_metrics
-from flows.console import readable
+from flows.checkout import committed_params
+from flows.console import outlive_reader, readable
 from flows.dvc_graph import Stage, load_graph
 from flows.local_server import ensure_server
+from flows.run_params import in_place
 from flows.stage_process import repro
+from flows.workspace import WorkspaceBusy, taken
 
 BAR_EVERY_S = 10.0  # s between two lines of a progress bar in the log
 
@@ -47,15 +52,51 @@ class Outcome:
 
 
 @flow(name="pipeline", persist_result=False)
-async def pipeline(targets: list[str] | None = None) -> State[Any]:
+async def pipeline(
+    targets: list[str] | None = None, profile: str | None = None, overrides: list[str] | None = None
+) -> State[Any]:
     """Completed where every stage up to `targets` (by default all) ran or needed no run; otherwise Failed,
-    naming the stage and why. Stages that do not depend on a failed one are still run to their end."""
+    naming the stage and why. Stages that do not depend on a failed one are still run to their end.
+
+    `profile` (profiles/*.yaml) and `overrides` (`train.lr=1e-4`) are values of params.yaml for this run. They stay
+    there where it completes; where it does not, params.yaml and dvc.lock are as they were before. Failed with the
+    name WorkspaceBusy where another run has the workspace.
+    """
+    outlive_reader()
     log = get_run_logger()
+    by = f"pipeline run '{flow_run.name}'"
     try:
-        graph = await load_graph(targets or ())
+        with (
+            taken(by, log.warning, deployed=deployment.id is not None) as own,
+            _params(own, profile, overrides or (), by) as keep,
+        ):
+            state = await _run_stages(targets or ())
+            if state.is_completed():
+                keep()
+            return state
+    except WorkspaceBusy as error:
+        log.error("%s", error)
+        return Failed(name="WorkspaceBusy", message=str(error))
     except BlspError as error:
         log.error("%s", error)
         return Failed(message=str(error))
+
+
+def _params(
+    own: bool, profile: str | None, overrides: Sequence[str], by: str
+) -> contextlib.AbstractContextManager[Callable[[], None]]:
+    """The run's params.yaml in place: in a folder of runs' `own` the commit's, elsewhere the one that is there, with
+    the run's values in it. Without any it is the user's, who may change it while the run goes on."""
+    if not own and profile is None and not overrides:
+        return contextlib.nullcontext(lambda: None)
+    text = committed_params() if own else read_params()
+    return in_place(with_overrides(text, profile, overrides), by, get_run_logger().warning)
+
+
+async def _run_stages(targets: Sequence[str]) -> State[Any]:
+    """The state of the whole, as `pipeline` returns it. Raises BlspError where DVC cannot read the pipeline."""
+    log = get_run_logger()
+    graph = await load_graph(targets)
     running: dict[str, asyncio.Task[Outcome]] = {}
     async with asyncio.TaskGroup() as group:
         for stage in graph.stages:  # upstream first
@@ -135,8 +176,8 @@ async def run_stage(stage: Stage, remote: bool, stale: bool, blocked_by: str | N
     return Completed(message=f"ran for {took}")
 
 
-async def _state_of(targets: list[str] | None) -> State[Any]:
-    return await pipeline(targets, return_state=True)
+async def _state_of(targets: list[str], profile: str | None, overrides: list[str]) -> State[Any]:
+    return await pipeline(targets or None, profile, overrides or None, return_state=True)
 
 
 def _why(state: State[Any]) -> str:
@@ -154,6 +195,14 @@ def _tally(outcomes: Sequence[Outcome]) -> str:
     return f"{len(outcomes) - skipped} of {len(outcomes)} stages ran, {skipped} skipped"
 
 
+def end_on_signals() -> None:
+    """Nothing; SIGTERM and SIGHUP end this process as an exception does, so that stages are stopped and a temporary
+    server is shut down on the way out. What is ignored, as nohup has SIGHUP, stays so."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 where the pipeline completed, 1 where it failed, 130 where it was interrupted."""
     parser = argparse.ArgumentParser(
@@ -165,18 +214,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "`dvc repro` does the same without Prefect. Without a Prefect server a temporary one is started "
             "(10 to 30 s); to see runs, logs and metrics in a browser, run `prefect server start` and set "
             "PREFECT_API_URL=http://127.0.0.1:4200/api. Interrupting is safe: the next run goes on from the "
-            "last stage that ended."
+            "last stage that ended. Values given with --profile and --set are written into params.yaml; they stay "
+            "there when the run completes, and are taken out again when it does not. One run at a time works in "
+            "a workspace: a second one ends at once and says which run has it."
         ),
     )
     parser.add_argument("stage", nargs="*", help="run only up to this stage (default: all of dvc.yaml)")
+    parser.add_argument("--profile", metavar="NAME", help="values of profiles/NAME.yaml for this run")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="one value for this run, such as train.lr=1e-4; may be given several times",
+    )
     options = parser.parse_args(arguments)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # As an exception, so that stages are stopped and the temporary server is shut down on the way out.
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    end_on_signals()
     try:
         temporary = ensure_server()
         readable(pages=not temporary)
-        state = asyncio.run(_state_of(options.stage or None))
+        state = asyncio.run(_state_of(options.stage, options.profile, options.overrides))
     except BlspError as error:
         print(error, file=sys.stderr)
         return 1

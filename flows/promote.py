@@ -9,12 +9,14 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
+from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed
 
 from blsp import registry
 from blsp.errors import BlspError
 from blsp.params import PARAMS_FILE, load_params
 from flows.console import readable
+from flows.workspace import WorkspaceBusy, taken
 
 PREVIOUS = 0  # no version has this number
 
@@ -22,10 +24,16 @@ PREVIOUS = 0  # no version has this number
 @flow(name="promote", persist_result=False)
 def promote(params_file: str = PARAMS_FILE) -> State[Any]:
     """Completed where the adapter in models/adapter is champion afterwards; Failed, naming each gate that
-    does not hold and by how much, or what was missing, where it is not. The table of gates is an artifact."""
+    does not hold and by how much, or what was missing, where it is not. The table of gates is an artifact.
+    Failed with the name WorkspaceBusy where a run of the pipeline has the workspace."""
     log = get_run_logger()
+    by = f"promotion '{flow_run.name}'"
     try:
-        promotion = registry.promote(load_params(params_file))
+        with taken(by, log.warning, deployed=deployment.id is not None, runs_stages=False):
+            promotion = registry.promote(load_params(params_file))
+    except WorkspaceBusy as error:
+        log.error("%s", error)
+        return Failed(name="WorkspaceBusy", message=str(error))
     except BlspError as error:
         log.error("%s", error)
         return Failed(message=str(error))

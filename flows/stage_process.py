@@ -18,7 +18,9 @@ import anyio
 from flows.dvc_graph import Stage
 
 TAIL_LINES = 20  # lines of a failed stage that its message keeps
-INTERRUPT_GRACE_S = 60.0  # s a cancelled stage gets to end by itself: training ends its step and saves
+# s a cancelled stage gets to end by itself: training ends its step and saves. Prefect's worker kills the flow 30 s
+# after it asked it to end, and what the flow found must be put back before.
+INTERRUPT_GRACE_S = 20.0
 
 # Whoever starts the group holds the other end of its stdin; when that process dies, however it dies, `read`
 # returns and the group goes with it. The watcher also keeps the group's number from being given to others.
@@ -105,7 +107,7 @@ async def _dvc(
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, **environment, "PATH": _path(), "PYTHONUNBUFFERED": "1"},
         start_new_session=True,
         preexec_fn=_heed_interrupts,
     )
@@ -126,6 +128,11 @@ async def _dvc(
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.shield(ending)
     return output
+
+
+def _path() -> str:
+    """PATH, in which `python` of dvc.yaml's commands is this one, whether or not its environment is active."""
+    return os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
 
 
 def _heed_interrupts() -> None:

@@ -1,7 +1,8 @@
 """params.yaml as frozen, typed records."""
 
 from blsp.params.evaluation import Condition, Evaluate, Judge, Task
-from blsp.params.loading import PARAMS_FILE, ParamsError, load_params
+from blsp.params.loading import PARAMS_FILE, ParamsError, load_params, read_params
+from blsp.params.overrides import with_overrides
 from blsp.params.sections import (
     AnswerQuality,
     Backbones,
@@ -39,4 +40,6 @@ __all__ = [
     "Task",
     "Train",
     "load_params",
+    "read_params",
+    "with_overrides",
 ]

@@ -36,24 +36,46 @@ def load_params(path: str | Path = PARAMS_FILE) -> Params:
     Raises ParamsError with one line for each fault: the key's full path, what was found, and what would do.
     YAML 1.2 is read, as DVC reads it (so that `1e-3` is a number here and there).
     """
+    return parse_params(read_params(path), str(path))
+
+
+def read_params(path: str | Path = PARAMS_FILE) -> str:
+    """The text of a params file, unchecked. Raises ParamsError where it cannot be read."""
     path = Path(path)
     try:
-        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; run blsp where params.yaml is") from None
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ParamsError(f"{path}, line {line}: not YAML: {error.problem}") from None
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(raw, dict):
-        raise ParamsError(f"{path}: must hold sections such as `train:`; found {shown(raw)}")
+
+
+def parse_params(text: str, named: str) -> Params:
+    """The checked contents of the text of a params file, which messages call `named`. Raises as load_params does."""
+    raw = parse_sections(text, named, YAML(typ="safe", pure=True))
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
         faults = [_explain(fault) for fault in error.errors()]
         start = "\n  " if len(faults) > 1 else " "
-        raise ParamsError(f"{path}:" + "".join(start + fault for fault in faults)) from None
+        raise ParamsError(f"{named}:" + "".join(start + fault for fault in faults)) from None
+
+
+def parse_sections(text: str, named: str, yaml: YAML) -> Any:
+    """The sections of a params file's text, unchecked, as `yaml` reads them.
+
+    Raises ParamsError where it is not YAML or has no sections.
+    """
+    try:
+        raw = yaml.load(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ParamsError(f"{named}, line {line}: not YAML: {error.problem}") from None
+    except YAMLError as error:
+        raise ParamsError(f"{named}: cannot be read: {error}") from None
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{named}: must hold sections such as `train:`; found {shown(raw)}")
+    return raw
 
 
 def _explain(fault: Any) -> str:

@@ -23,7 +23,7 @@ from prefect.settings import get_current_settings
 
 from flows import artifacts
 from flows.dvc_graph import read_graph
-from flows.pipeline import pipeline
+from flows.pipeline import end_on_signals, pipeline
 
 STAGES: dict[str, list[str]] = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]}
 
@@ -249,6 +249,21 @@ def test_cancelled_flow_stops_its_stage(project: Path, interrupts: Any) -> None:
         signal.signal(signal.SIGINT, before)
     assert processes_here() == []
     assert not any(json.loads(Path(".dvc/tmp/rwlock").read_text()).values())  # interrupted, not killed
+
+
+def test_hangup_ends_the_flow_unless_nohup_had_it_ignored() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        end_on_signals()
+        os.kill(os.getpid(), signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        end_on_signals()
+        with pytest.raises(SystemExit, match="129"):
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_stage_over_its_time_limit_is_stopped(project: Path) -> None:
