@@ -1,5 +1,6 @@
-"""What the servers need before anyone uses them: the bucket, and MLflow's user `pipeline`. Run again, it changes nothing
-but that user's password, to the one given."""
+"""What the servers need before anyone uses them: the bucket, and MLflow's user `pipeline`.
+
+Run again, it changes nothing but that user's password, to the one given."""
 
 import argparse
 import os

@@ -46,6 +46,7 @@ def restore(folder: Path, overwrite: bool = False) -> None:
         raise BlspError(f"bucket {bucket}: {error}") from error
     for database, dump in manifest["databases"].items():
         _load(database, folder / dump["file"])
+    _set_admin_password(variable("MLFLOW_ADMIN_PASSWORD"))
 
 
 def _checked(folder: Path) -> dict[str, Any]:
@@ -106,6 +107,16 @@ def _load(database: str, dump: Path) -> None:
         postgresql.psql(["--single-transaction", "-c", EMPTIED, "-f", script], connection)
 
 
+def _set_admin_password(password: str) -> None:
+    """Nothing; MLflow's `admin` has this password. MLflow takes it from the environment only where it has no admin yet:
+    with secrets other than the backup's, nobody could get in, nor give others new passwords."""
+    from werkzeug.security import generate_password_hash
+
+    hashed = generate_password_hash(password)
+    statement = "UPDATE users SET password_hash = :'hashed' WHERE username = 'admin';"
+    postgresql.psql(["-v", f"hashed={hashed}"], postgresql.connection("mlflow_auth"), statement)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 where all is back, 1 where not."""
     parser = argparse.ArgumentParser(
@@ -113,8 +124,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=(
             "Bring a backup back into the databases mlflow, mlflow_auth and prefect at PGHOST and PGPORT, and into the "
             "bucket BLSP_BUCKET. PostgreSQL and the S3 store must run, MLflow, Prefect and workers must not. Every "
-            "file is checked before anything is changed. Secrets come from the environment, as for the backup; they "
-            "need not be those with which it was made, but MLflow's users have the passwords that they had then."
+            "file is checked before anything is changed. Secrets come from the environment, as for the backup, with "
+            "MLFLOW_ADMIN_PASSWORD beside them. They need not be the backup's: `admin` gets that password, `pipeline` "
+            "gets its own from infra.provision; MLflow's other users have the passwords that they had."
         ),
     )
     parser.add_argument("folder", type=Path, metavar="BACKUP", help="a folder that `python -m infra.backup` made")
