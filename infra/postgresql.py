@@ -80,7 +80,9 @@ def make_cluster(data: Path, superuser_password: str) -> None:
                 *(initdb, "--pgdata", home, "--username", "postgres", "--pwfile", file.name),
                 *("--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8"),
             ],
-            **_as(user),
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
             cwd="/",
             capture_output=True,
             text=True,
@@ -90,10 +92,6 @@ def make_cluster(data: Path, superuser_password: str) -> None:
         hint = f"; the user {user} must be able to enter all folders above it" if user else ""
         raise BlspError(f"no PostgreSQL data folder could be made at {data}{hint}:\n{done.stderr.strip()}")
     os.replace(home, data)
-
-
-def _as(user: str | None) -> dict[str, object]:
-    return {} if user is None else {"user": user, "group": user, "extra_groups": []}
 
 
 def psql(arguments: Sequence[str | Path], environment: Mapping[str, str], sql: str | None = None) -> str:

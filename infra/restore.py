@@ -112,9 +112,8 @@ def _set_admin_password(password: str) -> None:
     with secrets other than the backup's, nobody could get in, nor give others new passwords."""
     from werkzeug.security import generate_password_hash
 
-    hashed = generate_password_hash(password)
-    statement = "UPDATE users SET password_hash = :'hashed' WHERE username = 'admin';"
-    postgresql.psql(["-v", f"hashed={hashed}"], postgresql.connection("mlflow_auth"), statement)
+    statement = "\\getenv hashed HASHED\nUPDATE users SET password_hash = :'hashed' WHERE username = 'admin';"
+    postgresql.psql([], {**postgresql.connection("mlflow_auth"), "HASHED": generate_password_hash(password)}, statement)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
