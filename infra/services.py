@@ -26,6 +26,7 @@ def client_variables(secrets: dict[str, str], ports: dict[str, int], state: Path
         "PREFECT_API_URL": f"http://{HERE}:{ports['prefect']}/api",
         "PREFECT_API_AUTH_STRING": f"admin:{secrets['PREFECT_PASSWORD']}",
         **_s3_variables(secrets, ports),
+        **_direct(),
         "BLSP_BUCKET": BUCKET,
         "BLSP_WORKSPACE": str(state / "workspace"),
         "BLSP_SCRATCH": str(state / "scratch"),
@@ -94,6 +95,7 @@ def _mlflow(secrets: dict[str, str], ports: dict[str, int], state: Path) -> Serv
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             **_s3_variables(secrets, ports),
+            **_direct(),
         },
         health_url=f"http://{address}/health",
         port=ports["mlflow"],
@@ -151,6 +153,13 @@ def _s3_variables(secrets: dict[str, str], ports: dict[str, int]) -> dict[str, s
         "AWS_SECRET_ACCESS_KEY": secrets["AWS_SECRET_ACCESS_KEY"],
         "AWS_DEFAULT_REGION": "us-east-1",
     }
+
+
+def _direct() -> dict[str, str]:
+    """Variables that keep a proxy, which the environment may name, out of what this machine says to itself."""
+    others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    direct = ",".join(filter(None, [HERE, "localhost", others]))
+    return {"NO_PROXY": direct, "no_proxy": direct}
 
 
 def _rclone() -> str:

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests against the schemas of Kubernetes, as they lie there and, where kubectl is, as it builds them."""
+"""The Kubernetes manifests against the schemas of Kubernetes, as they lie there and as kubectl builds them."""
 
 import shutil
 import subprocess
