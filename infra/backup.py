@@ -33,7 +33,7 @@ def backup(place: Path) -> Path:
     """
     bucket = variable("BLSP_BUCKET")
     before = latest(place)
-    folder = place / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    folder = place / _name_of_now()
     if folder.exists():
         raise BlspError(f"{folder} is there already")
     with replace_dir(folder) as unfinished:
@@ -47,6 +47,10 @@ def backup(place: Path) -> Path:
     return folder
 
 
+def _name_of_now() -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+
+
 def latest(place: Path) -> Path | None:
     """The newest whole backup in `place`."""
     return max((path.parent for path in place.glob(f"[0-9]*/{MANIFEST}")), default=None)
@@ -57,7 +61,7 @@ def _dump(database: str, folder: Path) -> dict[str, str]:
     file = folder / f"{database}.dump"
     # Owners and grants are of the place: databases.sql makes them.
     done = subprocess.run(
-        [postgresql.programs() / "pg_dump", "--format=custom", "--no-owner", "--no-privileges", "--file", file],
+        [postgresql.client("pg_dump"), "--format=custom", "--no-owner", "--no-privileges", "--file", file],
         env={**os.environ, **postgresql.connection(database)},
         capture_output=True,
         text=True,

@@ -14,15 +14,15 @@ DATABASES_SQL = Path(__file__).with_name("postgres") / "databases.sql"
 PACKAGES = Path("/usr/lib/postgresql")  # where Debian has the programs, a folder for each major version
 
 
-def programs(data: Path | None = None) -> Path:
-    """The folder of PostgreSQL's programs: of the version that made `data` where that is there, else the newest.
+def server_programs(data: Path | None = None) -> Path:
+    """The folder of the server's programs: of the version that made `data` where that is there, else the newest.
 
     Where there are none, Debian's package is installed if this process is root's. Raises BlspError otherwise.
     """
     made_by = (data / "PG_VERSION").read_text().strip() if data and (data / "PG_VERSION").exists() else None
-    if not (found := _programs()) and os.geteuid() == 0 and shutil.which("apt-get"):
+    if not (found := _folders("initdb")) and os.geteuid() == 0 and shutil.which("apt-get"):
         _install()
-        found = _programs()
+        found = _folders("initdb")
     if not found:
         raise BlspError(
             "PostgreSQL is not here (no `initdb` on PATH nor in /usr/lib/postgresql); install it, on Debian and Ubuntu "
@@ -35,14 +35,25 @@ def programs(data: Path | None = None) -> Path:
     return found[made_by]
 
 
-def _programs() -> dict[str, Path]:
-    """The folders by major version, newest first."""
-    folders = {initdb.parent for initdb in PACKAGES.glob("*/bin/initdb")}
-    if on_path := shutil.which("initdb"):
-        folders.add(Path(on_path).resolve().parent)
+def client(program: str) -> Path:
+    """Where `psql`, `pg_dump` or `pg_restore` is, of the newest version: an older one refuses a newer server.
+
+    Raises BlspError where it is not there.
+    """
+    if found := _folders(program):
+        return next(iter(found.values())) / program
+    raise BlspError(f"{program} is not here; install PostgreSQL's client, on Debian and Ubuntu `postgresql-client`")
+
+
+def _folders(program: str) -> dict[str, Path]:
+    """The folders that have a program, by its major version, newest first."""
+    folders = [path.parent for path in PACKAGES.glob(f"*/bin/{program}")]
+    # Only then: on PATH Debian has scripts that choose a version by clusters of their own.
+    if not folders and (on_path := shutil.which(program)):
+        folders = [Path(on_path).resolve().parent]
     versions = {}
     for folder in folders:
-        said = subprocess.run([folder / "initdb", "--version"], capture_output=True, text=True, check=True).stdout
+        said = subprocess.run([folder / program, "--version"], capture_output=True, text=True, check=True).stdout
         versions[said.split()[2].partition(".")[0]] = folder  # initdb (PostgreSQL) 15.18 (Debian ...)
     return dict(sorted(versions.items(), key=lambda item: int(item[0]), reverse=True))
 
@@ -65,7 +76,7 @@ def make_cluster(data: Path, superuser_password: str) -> None:
     """Nothing; `data` is a data folder, made now where it was not there. Raises BlspError where that fails."""
     if (data / "PG_VERSION").exists():
         return
-    initdb, user = programs() / "initdb", owner()
+    initdb, user = server_programs() / "initdb", owner()
     with tempfile.TemporaryDirectory(prefix="initdb-") as folder, tempfile.NamedTemporaryFile("w", dir=folder) as file:
         file.write(superuser_password)
         file.flush()
@@ -98,7 +109,7 @@ def psql(arguments: Sequence[str | Path], environment: Mapping[str, str], sql: s
     """What `psql` prints, unaligned, without headings. Raises BlspError with its words where anything fails."""
     done = subprocess.run(
         [
-            programs() / "psql",
+            client("psql"),
             "--no-psqlrc",
             "--quiet",
             "--tuples-only",

@@ -24,8 +24,8 @@ class Server:
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str]  # beside this process's own
-    health_url: str | None  # answers when the server is ready; None: a TCP connection to `port` will do
     port: int
+    health: str | tuple[str, ...]  # an address that answers when the server serves, or a command that then ends with 0
     statuses: tuple[int, ...] = (200,)  # of a healthy answer
     user: str | None = None  # to run as, where this process is root's
     stop_signal: signal.Signals = signal.SIGTERM
@@ -127,12 +127,12 @@ def healthy(server: Server) -> bool:
     """Whether the server serves."""
     import httpx
 
-    if server.health_url is None:
-        return port_taken(server.port)
+    if not isinstance(server.health, str):
+        return subprocess.run(server.health, stdout=subprocess.DEVNULL).returncode == 0
     try:
         # Straight to it: a proxy that the environment names would be asked for this machine's own ports.
         with httpx.Client(trust_env=False, timeout=5) as client:
-            return client.get(server.health_url).status_code in server.statuses
+            return client.get(server.health).status_code in server.statuses
     except httpx.TransportError:
         return False
 

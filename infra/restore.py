@@ -97,7 +97,7 @@ def _load(database: str, dump: Path) -> None:
         script = Path(folder) / "script.sql"
         # By way of a file: a pipe that broke would end the transaction halfway, as if that were all.
         done = subprocess.run(
-            [postgresql.programs() / "pg_restore", "--no-owner", "--no-privileges", "--file", script, dump],
+            [postgresql.client("pg_restore"), "--no-owner", "--no-privileges", "--file", script, dump],
             env={**os.environ, **connection},
             capture_output=True,
             text=True,

@@ -45,12 +45,13 @@ def _postgres(secrets: dict[str, str], ports: dict[str, int], state: Path) -> Se
     return Server(
         "postgres",
         (
-            *(str(postgresql.programs(data) / "postgres"), "-D", str(data)),
+            *(str(postgresql.server_programs(data) / "postgres"), "-D", str(data)),
             *(word for name, value in settings.items() for word in ("-c", f"{name}={value}")),
         ),
         {},
-        health_url=None,
         port=ports["postgres"],
+        # It listens before it serves: after a crash it first reads its log.
+        health=(str(postgresql.client("pg_isready")), "-q", "-h", HERE, "-p", str(ports["postgres"])),
         user=postgresql.owner(),
         stop_signal=signal.SIGINT,  # its fast shutdown: SIGTERM would wait for clients to leave
     )
@@ -65,7 +66,7 @@ def _s3(secrets: dict[str, str], ports: dict[str, int], state: Path) -> Server:
             "RCLONE_AUTH_KEY": f'"{secrets["AWS_ACCESS_KEY_ID"]},{secrets["AWS_SECRET_ACCESS_KEY"]}"',
             "RCLONE_CONFIG": os.devnull,
         },
-        health_url=f"http://{HERE}:{ports['s3']}/",
+        health=f"http://{HERE}:{ports['s3']}/",
         port=ports["s3"],
         statuses=(400, 403),  # which of them depends on the version: nobody has signed the question
     )
@@ -97,7 +98,7 @@ def _mlflow(secrets: dict[str, str], ports: dict[str, int], state: Path) -> Serv
             **_s3_variables(secrets, ports),
             **_direct(),
         },
-        health_url=f"http://{address}/health",
+        health=f"http://{address}/health",
         port=ports["mlflow"],
     )
 
@@ -116,7 +117,7 @@ def _prefect(secrets: dict[str, str], ports: dict[str, int], state: Path) -> Ser
             "DO_NOT_TRACK": "1",
             "PREFECT_HOME": str(state / "prefect"),
         },
-        health_url=f"http://{HERE}:{ports['prefect']}/api/health",
+        health=f"http://{HERE}:{ports['prefect']}/api/health",
         port=ports["prefect"],
     )
 
@@ -136,7 +137,7 @@ def _worker(secrets: dict[str, str], ports: dict[str, int], state: Path) -> Serv
             # Flows and stages call `python`: this environment's.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         },
-        health_url=f"http://{HERE}:{ports['worker']}/health",
+        health=f"http://{HERE}:{ports['worker']}/health",
         port=ports["worker"],
     )
 

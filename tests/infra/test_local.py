@@ -107,7 +107,8 @@ def test_all_serve_to_those_who_have_the_passwords(place, monkeypatch):
     for key, body in KEYS.items():
         store.put_object(Bucket=services.BUCKET, Key=key, Body=body)
     with pytest.raises(store.exceptions.ClientError, match="SignatureDoesNotMatch"):
-        boto3.client("s3", aws_secret_access_key="wrong").list_objects_v2(Bucket=services.BUCKET)
+        forged = {"aws_access_key_id": variables["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": "wrong"}
+        boto3.client("s3", **forged).list_objects_v2(Bucket=services.BUCKET)
 
 
 def test_no_secret_is_in_a_log_or_a_command_line(place):
@@ -130,10 +131,10 @@ def test_they_are_reached_from_this_machine_alone(place):
 
 def test_a_backup_is_made_while_they_run_and_the_next_costs_what_is_new(place, monkeypatch):
     place.use(monkeypatch)
-    monkeypatch.setattr("time.strftime", lambda *_: "20260101T000000Z")
+    monkeypatch.setattr(backups, "_name_of_now", lambda: "20260101T000000Z")
     first = backups.backup(place.backups)
     boto3.client("s3").put_object(Bucket=services.BUCKET, Key="new", Body=b"new")
-    monkeypatch.setattr("time.strftime", lambda *_: "20260102T000000Z")
+    monkeypatch.setattr(backups, "_name_of_now", lambda: "20260102T000000Z")
     second = backups.backup(place.backups)
     assert backups.latest(place.backups) == second
     rows = {row["key"]: row for row in read_json(second / "manifest.json")["objects"]}
@@ -146,7 +147,7 @@ def test_a_backup_is_made_while_they_run_and_the_next_costs_what_is_new(place, m
     with pytest.raises(BlspError, match="is there already"):
         backups.backup(place.backups)
     monkeypatch.setenv("PREFECT_DB_PASSWORD", "wrong")
-    monkeypatch.setattr("time.strftime", lambda *_: "20260103T000000Z")
+    monkeypatch.setattr(backups, "_name_of_now", lambda: "20260103T000000Z")
     with pytest.raises(BlspError, match="pg_dump, database prefect: .*password authentication failed"):
         backups.backup(place.backups)
     assert sorted(path.name for path in place.backups.iterdir()) == [first.name, second.name], "whole ones alone"
