@@ -34,7 +34,10 @@ def up(state: Path, names: Sequence[str] = services.NAMES, ports: dict[str, int]
         if not (state / SECRETS).exists():
             write_secrets(state / SECRETS)
         secrets = read_variables(state / SECRETS)
-        chosen = {**services.PORTS, **_kept_ports(state), **(ports or {})}
+        kept = {**services.PORTS, **_kept_ports(state)}
+        chosen = {**kept, **(ports or {})}
+        if chosen != kept and (running := [name for name in services.NAMES if pid_of(name, state) is not None]):
+            raise BlspError(f"ports cannot change while servers run ({', '.join(running)}): `down` first")
         wanted = [services.server(name, secrets, chosen, state) for name in services.NAMES if name in names]
         down = [server for server in wanted if pid_of(server.name, state) is None]
         for server in down:

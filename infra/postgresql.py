@@ -89,7 +89,7 @@ def make_cluster(data: Path, superuser_password: str) -> None:
         done = subprocess.run(
             [
                 *(initdb, "--pgdata", home, "--username", "postgres", "--pwfile", file.name),
-                *("--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8"),
+                *("--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8", "--data-checksums"),
             ],
             user=user,
             group=user,

@@ -14,7 +14,7 @@ WORKDIR /opt/blsp
 COPY constraints.txt ./
 RUN pip install --no-cache-dir uv==0.13.9 \
     && uv pip install --system --no-cache --compile-bytecode --constraint constraints.txt \
-        asyncpg boto3 flask-wtf httpx mlflow prefect prefect-kubernetes psutil psycopg2-binary
+        asyncpg boto3 flask-wtf httpx mlflow prefect prefect-kubernetes psycopg2-binary
 COPY blsp blsp
 COPY infra infra
 

@@ -70,8 +70,9 @@ def place():
         local.up(here.state, ports=ports)
         yield here
     finally:
-        with contextlib.suppress(BlspError):
-            local.down(here.state)
+        for state in folder.iterdir():
+            with contextlib.suppress(BlspError):  # no state folder, or one in which nothing was started
+                local.down(state)
         shutil.rmtree(folder)
 
 
@@ -199,6 +200,8 @@ def test_a_port_that_is_taken_is_named(place):
     other = place.state.with_name("other")
     with pytest.raises(BlspError, match=r"port \d+ is taken by another program: choose one with --s3-port"):
         local.up(other, ["s3"], place.ports)
+    with pytest.raises(BlspError, match=r"ports cannot change while servers run \(postgres, s3\): `down` first"):
+        local.up(place.state, ports={"mlflow": 1})
 
 
 def test_after_the_loss_of_everything_all_is_as_it_was(place, monkeypatch):
