@@ -1,10 +1,10 @@
 # The project's commands, in one place. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo paper ablations test lint clean constraints
+.PHONY: help setup demo paper ablations test lint clean constraints up-local down-local
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := dev,huggingface,serve,cluster
+EXTRAS := dev,huggingface,serve,cluster,services
 # uv does not read pip's settings: those that say where packages lie are passed on.
 UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(if $(PIP_INDEX_URL),UV_DEFAULT_INDEX="$(PIP_INDEX_URL)") $(BIN)/uv
 # Models this small gain nothing from threads that spin while they wait.
@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 setup: .venv/installed  ## install everything into .venv, at the pinned versions
 
@@ -41,6 +41,12 @@ lint: setup  ## check style and types
 
 clean:  ## remove what the pipeline made (not the environment, not DVC's cache)
 	rm -rf models data/corpus data/continuations reports/answers.html reports/answers.parquet reports/continuations.html reports/data_docs mlruns mlartifacts mlflow.db
+
+up-local: setup  ## start PostgreSQL, S3, MLflow, Prefect and a worker on this machine, without Docker (STATE=folder)
+	$(BIN)/python -m infra.local up $(if $(STATE),--state $(STATE))
+
+down-local: setup  ## stop them; what they hold stays
+	$(BIN)/python -m infra.local down $(if $(STATE),--state $(STATE))
 
 constraints: setup  ## pin anew the versions of all dependencies, for every platform
 	echo torch==2.13.0 | $(BIN)/uv pip compile --quiet --universal --all-extras --python-version 3.11 \
