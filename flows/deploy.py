@@ -29,7 +29,7 @@ Kind = Literal["process", "kubernetes"]
 PREFECT_FILE = "infra/prefect.yaml"
 POOLS: dict[Kind, str] = {"process": "blsp", "kubernetes": "blsp-kubernetes"}
 GPU_TAG = "gpu"  # of stages, under `meta` in dvc.yaml
-FLOWS = ["pipeline", "promote"]
+FLOWS = ["pipeline", "promote", "publish", "roll-back"]
 
 # The names of the states in which runs of these flows end.
 ENDS = ("Completed", "Failed", "WorkspaceBusy", "Cancelled", "Crashed", "TimedOut")

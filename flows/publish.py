@@ -22,6 +22,7 @@ from blsp.errors import BlspError
 from flows import publish_steps as steps
 from flows.console import readable
 from flows.local_server import ensure_server
+from flows.workspace import taken
 
 T = TypeVar("T")
 
@@ -41,15 +42,16 @@ async def publish(remote: str | None = None, push_to: str | None = None) -> Stat
         return result
 
     try:
-        candidate = await step("check", lambda: steps.check(remote))
-        log.info("%s", candidate.in_words())
-        for note in candidate.notes:
-            log.warning("%s", note)
-        pushed = await step("push data", lambda: steps.push_data(candidate, log.info))
-        log.info("%s", pushed)
-        published = await step("commit", lambda: steps.commit(candidate))
-        added = await step("tag", lambda: steps.share(published, push_to))
-        recorded = await step("record", lambda: steps.record(candidate, published))
+        with taken("publish", log.warning, runs_stages=False):  # what is published does not change meanwhile
+            candidate = await step("check", lambda: steps.check(remote))
+            log.info("%s", candidate.in_words())
+            for note in candidate.notes:
+                log.warning("%s", note)
+            pushed = await step("push data", lambda: steps.push_data(candidate, log.info))
+            log.info("%s", pushed)
+            published = await step("commit", lambda: steps.commit(candidate))
+            added = await step("tag", lambda: steps.share(published, push_to))
+            recorded = await step("record", lambda: steps.record(candidate, published))
     except BlspError as error:
         log.error("%s", error)
         return Failed(message=str(error))
