@@ -32,7 +32,12 @@ def write(found: dict[str, Any], graded: pd.DataFrame, clusters: Mapping[str, pd
     with replace_dir(FOLDER) as folder:
         similar = found["similarity"]
         similarity_plots.draw_by_layer(_part(similar, "layers"), folder / "similarity_by_layer.png")
-        similarity_plots.draw_by_task(_part(similar, "tasks"), folder / "similarity_by_task.png")
+        # In the order of the gaps: JSON has them by their names.
+        by_task = {
+            name: {task: tasks[task] for task in found["gaps"][name] if task in tasks}
+            for name, tasks in _part(similar, "tasks").items()
+        }
+        similarity_plots.draw_by_task(by_task, folder / "similarity_by_task.png")
         similarity_plots.draw_by_length(_part(similar, "lengths"), folder / "similarity_by_length.png")
         draw_clusters(clusters, {id_: item.intent for id_, item in items.items()}, folder / "clusters.png")
         gap_plots.draw_gap_by_task(found["gaps"], folder / "gap_by_task.png")
