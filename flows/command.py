@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
+    "status": ("flows.status", "stages, figures, champion and last runs, at a glance"),
     "publish": ("flows.publish", "data to the DVC remote, lock and figures to a branch and a tag of git"),
     "reproduce": ("flows.reproduce", "make a published run again in a fresh clone, and say what differs"),
     "audit": ("flows.audit", "trace a registered model back to commit, data, backbones, params and figures"),
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return cli.main(given)
     finally:
         if given[:1] in (["-h"], ["--help"]):  # its help ends in SystemExit
-            print("\nand of published runs (blsp COMMAND --help says more):")
+            print("\nand of runs and what came of them (blsp COMMAND --help says more):")
             for name, (_, purpose) in COMMANDS.items():
                 print(f"    {name:<20}{purpose}")
 

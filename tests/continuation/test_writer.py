@@ -113,7 +113,8 @@ def test_a_behaviour_is_written_for_its_share_in_several_phrasings(corpus):
     writer.run(asking(max_new_tokens=2, behaviours=behaviours))
     counts = read_json("reports/continuations.json")["behaviours"]
     half = rows_of("half")
-    assert 6 <= len(half) <= 18 and len(half) == counts["half"]["rows"] == 24 - counts["half"]["rows_not_asked"]
+    asked = len(half) + sum(counts["half"]["dropped"].values())  # a random LLM may answer nothing
+    assert 6 <= len(half) == counts["half"]["rows"] and asked == 24 - counts["half"]["rows_not_asked"] <= 18
     assert counts["all"]["rows_not_asked"] == 0
     assert {row["instruction"] for row in half.values()} == set(phrasings)
 
