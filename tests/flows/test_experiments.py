@@ -13,6 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from blsp.files import read_json, write_json
+from blsp.params import load_params
 from flows.dvc_graph import read_graph
 from flows.experiments import main, shares, stale
 from tests.trained import PARAMS
@@ -165,7 +166,12 @@ def test_the_pipeline_does_not_hold_the_experiments_and_they_hold_what_they_need
         shutil.copy(ROOT / name, tmp_path / name)
     pipeline = {"backbones", "corpus", "continuations", "validate", "train", "evaluate"}
     assert {stage.name for stage in read_graph().stages} == pipeline
-    for name, count in (("paper", 12), ("ablations", 27)):
+    experiments = load_params(PARAMS).experiments
+    counts = {
+        "paper": len(experiments.variants) * len(experiments.seeds),
+        "ablations": len(experiments.ablations) * len(experiments.ablation_seeds),
+    }
+    for name, count in counts.items():
         graph = read_graph([f"experiments/{name}/dvc.yaml"])
         names = [stage.name for stage in graph.stages]
         assert sum(stage.startswith(f"experiments/{name}/dvc.yaml:train@") for stage in names) == count

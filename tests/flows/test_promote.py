@@ -68,7 +68,7 @@ def test_it_promotes_then_says_so_then_refuses_a_worse_one(trained: Trained, par
     trained.write_evaluation(wer=0.5)
     state = promote(return_state=True)
     assert state.is_failed() and state.message
-    assert "speech.asr.wer is 0.5, but must be at most 0.15 (cascade (0.07) + 0.08): 0.35 too high" in state.message
+    assert "speech.asr.wer is 0.5, but must be at most 0.1 (cascade (0.07) + 0.03): 0.4 too high" in state.message
     shown = asyncio.run(last_artifact())
     assert state.message in shown
     assert shown.count("FAILS") == 2
