@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from blsp.evaluation.report import cell
 from blsp.files import read_json
 from blsp.registry import promote
 from blsp.registry.card import DESCRIPTION_CHARS, FILE, Recorded, card, description
@@ -14,6 +15,7 @@ from blsp.tracking.store import MODEL_TAG, Store, session
 from tests.trained import PARAMS, Trained
 
 REPORTS = PARAMS.parent / "reports"
+EVALUATION = read_json(REPORTS / "evaluation.json")
 
 
 @pytest.fixture
@@ -57,7 +59,9 @@ def test_the_header_is_what_model_hubs_read(recorded: Recorded) -> None:
     assert found["metrics"] == ["wer", "bleu", "accuracy", "perplexity", "followed", "changed"]
     (index,) = found["model-index"]
     first = index["results"][0]
-    assert first["metrics"] == [{"type": "wer", "value": 0.00753}]
+    assert first["metrics"] == [
+        {"type": "wer", "value": pytest.approx(EVALUATION["systems"]["speech"]["asr"]["wer"]["value"], rel=1e-3)}
+    ]
     assert first["dataset"]["revision"] == "e8839e61.dir"
 
 
@@ -68,17 +72,19 @@ def test_backbones_of_the_hub_are_its_base_models_with_their_licences(recorded: 
     text = card(recorded)
     assert header(text)["license"] == "other"
     assert sorted(header(text)["base_model"]) == ["meta/llama", "openai/whisper-small"]
-    assert re.search(rf"\| llm +\| meta/llama +\| {'f' * 40} \| `c7918cf9b843ad40` \| llama2", text)
+    assert re.search(
+        rf"\| llm +\| meta/llama +\| {'f' * 40} \| `{EVALUATION['backbones']['llm']['sha256'][:16]}` \| llama2", text
+    )
 
 
 def test_it_tells_figures_data_cost_and_limits(recorded: Recorded) -> None:
     text = card(recorded)
     for piece in (
         "adapter of 425,248 parameters",
-        "600 test utterances (24.9 minutes)",
-        "0.008 [0.005, 0.011]",  # speech, WER
-        "| cascade | 0.012 [0.008, 0.016]",
-        "KL 0.035 [0.025, 0.047]",
+        f"600 test utterances ({EVALUATION['test']['audio_s'] / 60:.1f} minutes)",
+        cell(EVALUATION["systems"]["speech"]["asr"]["wer"]),
+        f"| cascade | {cell(EVALUATION['systems']['cascade']['asr']['wer'])}",
+        f"KL {cell(EVALUATION['alignment']['kl'])}",
         "| speech - cascade",
         "- Training heard speech in: en.",
         "never heard in training: de",
