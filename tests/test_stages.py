@@ -111,6 +111,7 @@ def test_the_same_params_give_the_same_adapter_bit_for_bit(workspace):
 def test_a_published_run_is_reproduced_bit_for_bit_in_a_fresh_clone(workspace, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("BLSP_TRACKING", "off")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    dvc("repro")  # another training, though of the same adapter, has left another log
     dvc("remote", "add", "--quiet", "--default", "store", str(tmp_path / "store"))
     git(workspace, "config", "user.name", "Some One")
     git(workspace, "config", "user.email", "some@one.example")
@@ -167,8 +168,9 @@ def test_the_papers_page_has_every_system_seed_difference_and_picture(workspace,
     assert ("kd_repetition", "cascade", "asr", "kl") not in tested  # a cascade hears nothing
     for own in found["similarity"].values():
         assert set(own) == {"layers", "tasks", "lengths"}
-        judged = set(found["gaps"]["ce"])
-        assert set(own["tasks"]) == judged - {"say_de"} and all("content" in one for one in own["lengths"])
+        assert {"continuation", "asr", "st", "slu"} <= set(own["tasks"]) <= set(found["gaps"]["ce"])
+        assert "qa_de" not in own["tasks"], "of two utterances there is no figure"
+        assert all("content" in one for one in own["lengths"])
     conditions = {one["task"]: list(one["figures"]["speech"]) for one in found["conditions"]}
     assert conditions == {key: ["clean", "noise", "phone"] for key in ("asr", "st", "slu", "qa")}
     page = Path("reports/paper/paper.md").read_text()
