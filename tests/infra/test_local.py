@@ -84,7 +84,7 @@ def test_all_serve_to_those_who_have_the_passwords(place, monkeypatch):
     place.noted["pids"] = {name: pid for name, pid, *_ in local.status(place.state)}
 
     mlflow, prefect = variables["MLFLOW_TRACKING_URI"], variables["PREFECT_API_URL"]
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(trust_env=False, timeout=60) as client:
         assert client.post(f"{mlflow}/api/2.0/mlflow/experiments/search", json={"max_results": 1}).status_code == 401
         wrong = client.get(f"{mlflow}/api/2.0/mlflow/users/get?username=admin", auth=("admin", "password1234"))
         assert wrong.status_code == 401
@@ -240,6 +240,6 @@ def test_after_the_loss_of_everything_all_is_as_it_was(place, monkeypatch):
     assert client.get_run(place.noted["run"]).data.metrics == {"wer": 0.25}
     downloaded = client.download_artifacts(place.noted["run"], "model/card.md", str(place.backups))
     assert Path(downloaded).read_text() == "an artifact in S3"
-    with httpx.Client(trust_env=False, auth=("admin", variables["PREFECT_PASSWORD"])) as prefect:
+    with httpx.Client(trust_env=False, timeout=60, auth=("admin", variables["PREFECT_PASSWORD"])) as prefect:
         found = prefect.get(f"{variables['PREFECT_API_URL']}/variables/name/kept").raise_for_status()
     assert found.json()["value"] == "by Prefect"
