@@ -64,9 +64,12 @@ def test_a_model_that_says_something_else_is_refused_before_any_alias_moves(answ
         model = store.client.get_logged_model(store.client.get_run(run_id).data.tags[MODEL_TAG])
         folder = Path(model.artifact_location.removeprefix("file://"))
         code = folder / "code" / "blsp" / "serving" / "speech.py"
-        text = re.sub("return respond\\(.*", 'return ["other"] * len(recordings)', code.read_text())
-        code.write_text(text)
-        promotion = promote(answering.params)
+        logged = code.read_text()
+        code.write_text(re.sub("return respond\\(.*", 'return ["other"] * len(recordings)', logged))
+        try:
+            promotion = promote(answering.params)
+        finally:
+            code.write_text(logged)  # tests share the store, and another's adapter may have these very weights
         assert promotion.outcome == "refused"
         assert "asked 'Repeat the following text.' about test-000 it answered 'other'" in promotion.summary()
         assert held(store, answering.params.promote.model_name) == {}
