@@ -1,12 +1,11 @@
 """git's side of a workspace: a clone of its own, brought to the commit of the flow's code."""
 
-import os
-import subprocess
 from pathlib import Path
 
 from blsp.errors import BlspError
 from blsp.params import PARAMS_FILE
 from blsp.tracking.local import NOT_CHANGES
+from flows.git import asked, changes, git
 
 CODE = Path(__file__).resolve().parents[1]
 
@@ -21,7 +20,7 @@ def make(folder: Path) -> None:
     if folder.exists() and any(path.name != ".dvc" for path in folder.iterdir()):
         raise BlspError(f"{folder}: to be the workspace it must be empty, or a clone of this repository")
     (folder / ".dvc").mkdir(parents=True, exist_ok=True)  # in which the lock lies, before anything is fetched
-    git(folder, "init", "--quiet")
+    git("init", "--quiet", folder=folder)
 
 
 def bring_to_commit() -> None:
@@ -30,41 +29,30 @@ def bring_to_commit() -> None:
     What runs left in git's files (dvc.lock, reports, params.yaml) goes onto git's stash where the commit changes.
     Raises BlspError where other files have changes that no commit has, here or in the code, or git fails.
     """
-    commit = git(CODE, "rev-parse", "HEAD")
+    commit = git("rev-parse", "HEAD", folder=CODE)
     here = Path.cwd()
     refuse_changes(CODE, "the run would not have them")
-    if "origin" not in git(here, "remote").split():
-        git(here, "remote", "add", "origin", _origin())
-    head = git(here, "rev-parse", "--quiet", "--verify", "HEAD", or_else="")
+    if "origin" not in git("remote").split():
+        git("remote", "add", "origin", _origin())
+    head = asked("rev-parse", "--quiet", "--verify", "HEAD")
     if head:
         refuse_changes(here, f"runs here are of commits alone (now of {commit[:12]})")
     if head == commit:
         return
-    if not git(here, "cat-file", "-t", commit, or_else=""):
-        git(here, "fetch", "--quiet", "origin", commit)
-    if head and git(here, "status", "--porcelain", "--untracked-files=no"):
-        git(here, "stash", "push", "--quiet", "--message", f"blsp: what runs left at {head[:12]}")
-    git(here, "checkout", "--quiet", "--detach", commit)
+    if not asked("cat-file", "-t", commit):
+        git("fetch", "--quiet", "origin", commit)
+    if head and git("status", "--porcelain", "--untracked-files=no"):
+        git("stash", "push", "--quiet", "--message", f"blsp: what runs left at {head[:12]}")
+    git("checkout", "--quiet", "--detach", commit)
 
 
 def committed_params() -> str:
     """The text of params.yaml as the working folder's commit has it. Raises BlspError where it has none."""
-    return git(Path.cwd(), "show", f"HEAD:./{PARAMS_FILE}", strip=False)
-
-
-def git(folder: Path, *arguments: str, or_else: str | None = None, strip: bool = True) -> str:
-    """What a git command in `folder` prints. Where it fails: `or_else`, or BlspError with git's words."""
-    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
-    done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        if or_else is not None:
-            return or_else
-        raise BlspError(f"{folder}: git {arguments[0]} failed: {done.stderr.strip()}")
-    return done.stdout.strip() if strip else done.stdout
+    return git("show", f"HEAD:./{PARAMS_FILE}") + "\n"
 
 
 def _origin() -> str:
-    return git(CODE, "remote", "get-url", "origin", or_else=str(CODE))
+    return asked("remote", "get-url", "origin", folder=CODE) or str(CODE)
 
 
 def refuse_changes(folder: Path, so: str) -> None:
@@ -73,7 +61,6 @@ def refuse_changes(folder: Path, so: str) -> None:
     What stages write is no such change; nor, in a workspace, is params.yaml.
     """
     allowed = (*NOT_CHANGES, f":(exclude){PARAMS_FILE}") if folder != CODE else NOT_CHANGES
-    changed = git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".", *allowed)
-    if changed:
-        names = ", ".join(line.split(maxsplit=1)[-1] for line in changed.splitlines()[:5])
+    if changed := changes(*allowed, folder=folder):
+        names = ", ".join(changed[:5])
         raise BlspError(f"{folder}: has changes that no commit has, and {so}: {names}; commit or discard them")

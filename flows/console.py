@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import sys
 
 from prefect.logging.handlers import PrefectConsoleHandler
 
@@ -50,6 +52,14 @@ def outlive_reader() -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, PrefectConsoleHandler):
             handler.console.on_broken_pipe = say_nothing_more  # type: ignore[method-assign]
+
+
+def end_on_signals() -> None:
+    """Nothing; SIGTERM and SIGHUP end this process as an exception does, so that stages are stopped and a temporary
+    server is shut down on the way out. What is ignored, as nohup has SIGHUP, stays so."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 class _Lines(logging.Formatter):

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from blsp.errors import BlspError
-from flows.checkout import CODE, git, refuse_changes
+from flows.checkout import CODE, refuse_changes
+from flows.git import git
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -46,7 +47,7 @@ def deploy(kind: Kind, repository: str, gpus: int) -> list["DeploymentResponse"]
 
     if not get_current_settings().api.url:
         raise BlspError("PREFECT_API_URL is not set: deployments live on a server; start one (`prefect server start`)")
-    commit = git(CODE, "rev-parse", "HEAD")
+    commit = git("rev-parse", "HEAD", folder=CODE)
     refuse_changes(CODE, "deployments are of a commit")
     _refuse_missing(commit, repository)
     return asyncio.run(_deploy(kind, repository, gpus, commit))
@@ -157,9 +158,9 @@ def _refuse_missing(commit: str, repository: str) -> None:
             "the repository's address has a password in it, which Prefect's pages would show; git can keep it"
         )
     with tempfile.TemporaryDirectory() as scratch:
-        git(Path(scratch), "init", "--quiet", "--bare")
+        git("init", "--quiet", "--bare", folder=Path(scratch))
         try:
-            git(Path(scratch), "fetch", "--quiet", "--depth=1", "--filter=tree:0", repository, commit)
+            git("fetch", "--quiet", "--depth=1", "--filter=tree:0", repository, commit, folder=Path(scratch))
         except BlspError as error:
             raise BlspError(
                 f"commit {commit[:12]} is not to be had from {repository}: push it first ({error})"
@@ -195,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from prefect.client.schemas.schedules import CronSchedule  # takes seconds
 
     try:
-        repository = options.repository or git(CODE, "remote", "get-url", "origin")
+        repository = options.repository or git("remote", "get-url", "origin", folder=CODE)
         found = deploy(options.pool, repository, options.gpus)
     except BlspError as error:
         print(error, file=sys.stderr)

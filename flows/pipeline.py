@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
-import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -27,7 +26,7 @@ from blsp.errors import BlspError
 from blsp.params import read_params, with_overrides
 from flows.artifacts import Progress, publish_metrics
 from flows.checkout import committed_params
-from flows.console import outlive_reader, readable
+from flows.console import end_on_signals, outlive_reader, readable
 from flows.dvc_graph import Stage, load_graph
 from flows.local_server import ensure_server
 from flows.run_params import in_place
@@ -193,14 +192,6 @@ def _table(outcomes: Sequence[Outcome]) -> str:
 def _tally(outcomes: Sequence[Outcome]) -> str:
     skipped = sum(end.unmoved for end in outcomes)
     return f"{len(outcomes) - skipped} of {len(outcomes)} stages ran, {skipped} skipped"
-
-
-def end_on_signals() -> None:
-    """Nothing; SIGTERM and SIGHUP end this process as an exception does, so that stages are stopped and a temporary
-    server is shut down on the way out. What is ignored, as nohup has SIGHUP, stays so."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,6 @@ Each step finds what an interrupted attempt has done already, and the tag is mad
 
 import argparse
 import asyncio
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar, cast
@@ -20,7 +19,7 @@ from prefect.states import Completed, Failed
 
 from blsp.errors import BlspError
 from flows import publish_steps as steps
-from flows.console import readable
+from flows.console import end_on_signals, readable
 from flows.local_server import ensure_server
 from flows.workspace import taken
 
@@ -97,8 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--remote", metavar="NAME", help="DVC remote (default: the one in .dvc/config)")
     parser.add_argument("--push-to", metavar="NAME", help="git remote that gets branch and tag (default: none)")
     options = parser.parse_args(arguments)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    end_on_signals()
     try:
         readable(pages=not ensure_server())
         state = asyncio.run(_state_of(options.remote, options.push_to))

@@ -23,7 +23,7 @@ from blsp.training.places import PIPELINE
 from flows import machine
 from flows.dvc_graph import Graph, Stage, load_graph
 from flows.experiments import stale
-from flows.git import asked, git, paths
+from flows.git import asked, changes, git, paths
 from flows.published import (
     BRANCHES,
     LOCK,
@@ -190,9 +190,7 @@ async def record(candidate: Candidate, published: Published) -> str:
 
 
 def _refuse_changes() -> None:
-    # NUL between entries: paths as they are. What the pipeline itself writes is what gets committed.
-    status = paths("status", "--porcelain", "-z", "--untracked-files=no", "--no-renames", "--", ".", *NOT_CHANGES)
-    if changed := [entry[3:] for entry in status]:
+    if changed := changes(*NOT_CHANGES):  # what the pipeline itself writes is what gets committed
         raise BlspError(
             f"changes that no commit has: {_some(changed)}. A clone would not have them: commit them, then publish"
         )

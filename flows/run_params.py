@@ -21,8 +21,8 @@ from ruamel.yaml.error import YAMLError
 
 from blsp.files import read_json, replace_dir, write_bytes, write_json, write_text
 from blsp.params import PARAMS_FILE
-from flows.checkout import git
 from flows.dvc_graph import RESTORE
+from flows.git import asked
 
 STATE = Path(".dvc/tmp/blsp")  # what flows keep beside DVC's own temporary files, outside git
 BEFORE = STATE / "before"  # copies of what a run with other values found, and `files.json` about them
@@ -69,7 +69,7 @@ def put_back(say: Callable[[str], None]) -> None:
     if done.returncode:
         say(f"some outputs are not those of {LOCK_FILE}; the next run makes them again: {done.stderr.strip()}")
     # DVC's autostage has put what the run wrote into git's index.
-    git(Path.cwd(), "add", "--update", "--", LOCK_FILE, *_uncached(), or_else="")
+    asked("add", "--update", "--", LOCK_FILE, *_uncached())
     _forget()
     say(f"{before['by']} did not complete: {PARAMS_FILE} and {LOCK_FILE} are as they were before it")
 

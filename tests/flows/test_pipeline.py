@@ -22,8 +22,9 @@ from prefect.client.schemas.objects import State
 from prefect.settings import get_current_settings
 
 from flows import artifacts
+from flows.console import end_on_signals
 from flows.dvc_graph import read_graph
-from flows.pipeline import end_on_signals, pipeline
+from flows.pipeline import pipeline
 
 STAGES: dict[str, list[str]] = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]}
 
