@@ -34,10 +34,11 @@ ablations: setup  ## train the ablations, likewise
 test: setup  ## run all tests
 	$(BIN)/python -m pytest
 
-lint: setup  ## check style and types
+lint: setup  ## check style and types, and that no file holds a secret
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	.ci/check_secrets
 
 clean:  ## remove what the pipeline made (not the environment, not DVC's cache)
 	rm -rf models data/corpus data/continuations reports/answers.html reports/answers.parquet reports/continuations.html reports/data_docs mlruns mlartifacts mlflow.db

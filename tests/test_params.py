@@ -13,7 +13,7 @@ from blsp.params import ParamsError, load_params
 PARAMS_FILE = Path(__file__).parents[1] / "params.yaml"
 COMMITTED = YAML(typ="safe", pure=True).load(PARAMS_FILE.read_text())
 JUDGE = {"server_url": "http://localhost:8000/v1", "model": "judge", "items": 50, "timeout_s": 60.0}
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"  # pragma: allowlist secret
 
 
 def load(tmp_path, *changes):
