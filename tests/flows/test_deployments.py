@@ -11,15 +11,21 @@ from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateName,
+)
 from prefect.client.schemas.objects import State, WorkPool
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import ReceivedEvent, emit_event
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 from prefect.flow_runs import wait_for_flow_run
-from prefect.states import Cancelling, Completed, Running
+from prefect.states import Cancelling, Completed, Pending, Running
 
-from flows.deploy import make_automation, make_pool, silent
+from flows.deploy import GPU_TAG, UNBORN_AFTER_S, make_automation, make_pool, silent, unborn
 from flows.pipeline import pipeline
 from flows.workspace import held
 from tests.flows import toy
@@ -197,6 +203,52 @@ def test_second_run_in_a_workspace_ends_at_once_and_says_why(project: Path) -> N
     assert (state.type.value, state.name) == ("FAILED", "WorkspaceBusy")
     assert state.message and "pipeline run 'fox' has it" in state.message
     assert toy.git(project, "status", "--porcelain") == "" and not Path("corpus.pid").exists()
+
+
+def test_gpu_stages_of_two_workspaces_take_turns(project: Path, code: Path, deployed: dict[str, UUID]) -> None:
+    async def limit(gpus: int) -> None:
+        async with get_client() as client:
+            await client.create_concurrency_limit(GPU_TAG, gpus)
+
+    other = project.with_name("other")
+    shutil.copytree(code, other, symlinks=True)
+    command = [sys.executable, "-m", "flows.pipeline"]
+    Path("hang-corpus").touch()
+    asyncio.run(limit(1))
+    try:
+        first = subprocess.Popen(command, env=toy.environment(project), stderr=subprocess.DEVNULL)
+        toy.wait_until(Path("corpus.pid").exists)
+        second = subprocess.Popen(command, cwd=other, env=toy.environment(other), stderr=subprocess.DEVNULL)
+        waiting = TaskRunFilter(state=TaskRunFilterState(name=TaskRunFilterStateName(any_=["Pending"])))
+        with get_client(sync_client=True) as client:
+            toy.wait_until(lambda: client.read_task_runs(task_run_filter=waiting))
+        time.sleep(2)  # in which it would begin
+        assert not (other / "corpus.pid").exists()
+        Path("hang-corpus").unlink()
+        assert (first.wait(150), second.wait(150)) == (0, 0)
+    finally:
+        asyncio.run(limit(2))
+    assert (other / "train.txt").exists()
+
+
+def test_run_that_a_worker_took_and_never_began_is_marked_as_crashed(deployed: dict[str, UUID]) -> None:
+    async def automate(after_s: float) -> None:
+        async with get_client() as client:
+            await make_automation(client, unborn(after_s))
+
+    asyncio.run(automate(10))
+    with get_client(sync_client=True) as client:
+        taken = client.create_flow_run_from_deployment(deployed["training"]).id
+        client.set_flow_run_state(taken, Pending())
+
+        def crashed() -> bool:
+            state = client.read_flow_run(taken).state
+            return bool(state and state.is_crashed())
+
+        toy.wait_until(crashed)
+        state = client.read_flow_run(taken).state
+        assert state and state.message == "vanished: its worker died before it began"
+    asyncio.run(automate(UNBORN_AFTER_S))
 
 
 def test_killed_run_is_marked_as_crashed_a_living_one_is_not_and_the_next_goes_on(project: Path) -> None:
