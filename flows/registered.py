@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blsp.errors import BlspError
+from blsp.registry.aliases import held
 from blsp.tracking.store import MODEL_TAG, Store, session
 
 if TYPE_CHECKING:
@@ -68,11 +69,10 @@ def registered(uri: str) -> Registered:
 
 def _version(opened: Store, name: str, version: str | None, alias: str | None) -> "ModelVersion":
     client = opened.client
-    models = [model for model in client.search_registered_models() if model.name == name]
-    if not models:
+    if not client.search_registered_models(filter_string=f"name = '{name}'"):
         known = ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
         raise BlspError(f"no model {name} is registered in MLflow; registered are: {known}")
-    aliases = {key: str(value) for key, value in models[0].aliases.items()}
+    aliases = held(opened, name)
     wanted = aliases.get(alias) if alias else version
     versions = {str(found.version) for found in client.search_model_versions(f"name = '{name}'")}
     if wanted is None or wanted not in versions:

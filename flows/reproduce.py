@@ -174,9 +174,8 @@ async def _run(name: str) -> float:
 
     print(f"running {name}", flush=True)
     environment = {
-        # The stages' code is the clone's, and `python` is this one.
+        # The stages' code is the clone's.
         "PYTHONPATH": os.pathsep.join(filter(None, (os.getcwd(), os.environ.get("PYTHONPATH")))),
-        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
         "BLSP_TRACKING": "off",  # the run is recorded already
         SCRATCH_VARIABLE: str(Path(".dvc/tmp/blsp").resolve()),  # nothing that an earlier training left
     }

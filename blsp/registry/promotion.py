@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from blsp import files, tracking
 from blsp.errors import BlspError
@@ -80,17 +80,17 @@ def promote(params: Params) -> Promotion:
                 checks = check_gates(params.promote.gates, figures(evaluation), None)
                 holds = all(check.holds for check in checks)
                 return Promotion("already champion" if holds else "refused", name, former or 0, former, checks)
-            checks, falls = _judge(opened, champion, figures(evaluation), params)
+            checks, falls = _judge(opened, champion, evaluation, params)
             return _register(opened, ticket, run, params, former, checks, falls)
 
 
 def _judge(
-    opened: Store, champion: "ModelVersion | None", found: dict[str, float], params: Params
+    opened: Store, champion: "ModelVersion | None", evaluation: dict[str, Any], params: Params
 ) -> tuple[tuple[Check, ...], Falls]:
     """The gates' verdicts and, against a champion, those of the paired comparison."""
     from blsp.evaluation.answers import read_answers
 
-    gates = params.promote.gates
+    gates, found = params.promote.gates, figures(evaluation)
     if champion is None:
         return check_gates(gates, found, None), Falls((), ())
     adapter = champion.tags.get(ADAPTER_TAG, "")
@@ -101,7 +101,7 @@ def _judge(
     if not params.promote.no_task_may_fall:
         return checks, Falls((), ())
     ours, theirs = read_answers(ANSWERS, "dvc repro evaluate"), champions_answers(opened, runs, champion.version)
-    llms = {files.read_json(EVALUATION).get("backbones", {}).get("llm", {}).get("sha256"), champion.tags.get(LLM_TAG)}
+    llms = {evaluation.get("backbones", {}).get("llm", {}).get("sha256"), champion.tags.get(LLM_TAG)}
     return checks, check_falls(ours, theirs, params, same_llm=len(llms) == 1)
 
 
