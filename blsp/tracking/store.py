@@ -26,7 +26,6 @@ MODEL_TAG = "blsp.model_id"  # the logged model, once all of it is there
 COMMIT_TAG = "mlflow.source.git.commit"  # MLflow's own name, which its pages show as the source version
 SOURCE_TAG = "mlflow.source.name"  # likewise; without a name beside it the commit is not shown
 DIRTY_TAG = "blsp.git_dirty"  # true where there were changes that no commit has
-KIND_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # of an experiment: MLflow's pages for training
 MIRROR_TAG = "blsp.mirror_sha256"  # of everything mirrored; written last, so its presence means complete
 
 # MLflow's own patience (7 retries of 120 s) would hold a stage back for minutes when a server is away.
@@ -132,4 +131,4 @@ def _alone() -> Iterator[None]:
 
 def _experiment_id(client: "MlflowClient", name: str) -> str:
     found = client.get_experiment_by_name(name)
-    return found.experiment_id if found else client.create_experiment(name, tags=KIND_TAGS)
+    return found.experiment_id if found else client.create_experiment(name)
