@@ -25,6 +25,7 @@ import httpx
 
 from blsp.errors import BlspError
 from blsp.params import PARAMS_FILE, load_params
+from blsp.tracking.pages import FOR_TRAINING
 from infra.processes import Server, start, stop, wait_until_healthy
 
 if TYPE_CHECKING:
@@ -36,11 +37,8 @@ WIDTH_PX, HEIGHT_PX = 1200, 800
 APPEAR_LIMIT_S = 120  # s for a page to show what it is about; two busy cores take most of it
 SETTLE_S = 4  # s that charts and timelines then move
 START_LIMIT_S = 180
-# MLflow's pages open its assistant on the first visit, and with the menu for other work than training.
-SET_UP = """
-localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
-localStorage.setItem("mlflow.workflowType_v1", '"machine_learning"');
-"""
+# MLflow's pages open its assistant on the first visit.
+SET_UP = 'localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true")'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +49,8 @@ class Shot:
     url: str
     shows: str
     height_px: int = HEIGHT_PX
+    tab: str | None = None
+    """Of the page, to open first."""
     ours: bool = False
     """Of a page that this project writes: then an error in the browser's console is ours too, and raised."""
 
@@ -89,6 +89,8 @@ def _take(context: "BrowserContext", shot: Shot, folder: Path) -> Path:
     path = folder / f"{shot.name}.png"
     try:
         page.goto(shot.url, wait_until="domcontentloaded", timeout=APPEAR_LIMIT_S * 1000)
+        if shot.tab:
+            page.get_by_text(shot.tab, exact=True).first.click(timeout=APPEAR_LIMIT_S * 1000)
         page.get_by_text(shot.shows).first.wait_for(timeout=APPEAR_LIMIT_S * 1000)
         page.wait_for_timeout(SETTLE_S * 1000)
         if shot.ours and said:
@@ -148,7 +150,7 @@ def of_prefect(address: str) -> list[Shot]:
 
     (run,) = asked("flow_runs")
     tables = [one for one in asked("artifacts") if one["type"] == "table"]
-    shots = [Shot("prefect-run", f"{address}/runs/flow-run/{run['id']}?tab=Artifacts", run["name"], 1100)]
+    shots = [Shot("prefect-run", f"{address}/runs/flow-run/{run['id']}", run["name"], 1100, "Artifacts")]
     if tables:
         table = max(tables, key=lambda one: len(one["data"]))
         shots.append(Shot("prefect-metrics", f"{address}/artifacts/artifact/{table['id']}", "Items"))
@@ -165,10 +167,11 @@ def of_mlflow(address: str, model: str) -> list[Shot]:
     got = httpx.get(f"{address}/api/2.0/mlflow/runs/get", params={"run_id": version["run_id"]}, timeout=60)
     info = got.raise_for_status().json()["run"]["info"]
     run = f"{address}/#/experiments/{info['experiment_id']}/runs/{info['run_id']}"
+    registered = f"{address}/#/models/{model}/versions/{version['version']}"
     return [
-        Shot("mlflow-run", run, "Datasets", 900),
-        Shot("mlflow-curves", f"{run}/model-metrics", "dev_kl", 1000),
-        Shot("mlflow-model", f"{address}/#/models/{model}/versions/{version['version']}", "Figures", 900),
+        Shot("mlflow-run", run + FOR_TRAINING, "Datasets", 900),
+        Shot("mlflow-curves", f"{run}/model-metrics{FOR_TRAINING}", "dev_kl", 1000),
+        Shot("mlflow-model", registered + FOR_TRAINING, "Figures", 900),
     ]
 
 

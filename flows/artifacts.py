@@ -20,6 +20,8 @@ from prefect.artifacts import (
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
+from blsp.tracking.pages import FOR_TRAINING
+
 PROGRESS_EVERY_S = 5.0  # s between two updates of a progress artifact
 METRIC_ROWS = 100  # rows a table artifact shows; the file has all
 DIGITS = 4  # that count of a number in a table; the file has all
@@ -130,10 +132,10 @@ def _short(number: float) -> int | float:
 
 def _run_links(page: str) -> str:
     return (
-        f"[The run in MLflow]({page}): settings, data, commit\n\n"
-        f"- [curves]({page}/model-metrics)\n"
-        f"- [Data Docs]({page}/artifacts/data_docs/index.html) of what it was trained on\n"
-        f"- [all that is kept with it]({page}/artifacts): figures, reports, the model's card\n"
+        f"[The run in MLflow]({page}{FOR_TRAINING}): settings, data, commit\n\n"
+        f"- [curves]({page}/model-metrics{FOR_TRAINING})\n"
+        f"- [Data Docs]({page}/artifacts/data_docs/index.html{FOR_TRAINING}) of what it was trained on\n"
+        f"- [all that is kept with it]({page}/artifacts{FOR_TRAINING}): figures, reports, the model's card\n"
     )
 
 

@@ -92,14 +92,14 @@ def _workspace() -> str:
 def _registry() -> str:
     from blsp.registry import overview
     from blsp.tracking import enabled
-    from blsp.tracking.pages import pages
+    from blsp.tracking.pages import FOR_TRAINING, pages
     from blsp.tracking.store import DEFAULT_URI
 
     if not enabled():
         return "BLSP_TRACKING=off"
     params = load_params(PARAMS_FILE)
     if address := pages():
-        to_see = f"{address}/#/models/{params.promote.model_name}"
+        to_see = f"{address}/#/models/{params.promote.model_name}{FOR_TRAINING}"
     else:  # by the variable's name, for an address of a database holds its password
         store = '"$MLFLOW_TRACKING_URI"' if os.environ.get("MLFLOW_TRACKING_URI") else DEFAULT_URI
         to_see = f"mlflow ui --backend-store-uri {store}"

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from blsp.tracking import store
 
 ANNOUNCED = "recorded in MLflow: "  # what begins the line in a stage's output that names its run's page
+FOR_TRAINING = "?workflowType=machine_learning"  # ends an address; else the first visit has a menu for other work
 
 
 def pages() -> str | None:

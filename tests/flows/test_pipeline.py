@@ -162,7 +162,12 @@ def test_first_run_completes_every_stage_and_shows_progress_and_metrics(built: B
 
 
 def test_a_stage_links_to_its_run_in_mlflow_and_names_its_pages(built: Built) -> None:
-    assert f"]({RUN})" in artifact("d-mlflow-run") and f"]({RUN}/model-metrics)" in artifact("d-mlflow-run")
+    links = artifact("d-mlflow-run")
+    assert (
+        f"]({RUN}?" in links
+        and f"]({RUN}/model-metrics?" in links
+        and f"]({RUN}/artifacts/data_docs/index.html?" in links
+    )
     assert "- `d.html`" in artifact("d-pages")
     with get_client(sync_client=True) as client:
         keys = {one.key for one in client.read_artifacts()}

@@ -65,7 +65,10 @@ def test_the_figures_stand_in_the_order_of_the_report(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("address", "told"),
     [
-        ("https://some:secret@mlflow.example", "to see it: https://mlflow.example/#/models/blsp"),
+        (
+            "https://some:secret@mlflow.example",
+            "to see it: https://mlflow.example/#/models/blsp?workflowType=machine_learning",
+        ),
         (
             "postgresql://some:secret@db.example/mlflow",
             'to see it: mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"',
