@@ -13,6 +13,7 @@ import time
 
 import httpx
 import prefect
+from prefect.client.orchestration import get_client
 from prefect.context import refresh_global_settings_context
 from prefect.settings import get_current_settings
 
@@ -24,10 +25,15 @@ def ensure_server() -> bool:
     """Whether a temporary server was started; either way this process and its children now have a server.
 
     Its runs are kept where every Prefect server of this user keeps them (~/.prefect). Raises BlspError where
-    it does not come up.
+    it does not come up, and where the server that is set does not answer.
     """
     settings = get_current_settings()
     if settings.api.url:
+        if error := get_client(sync_client=True).api_healthcheck():
+            raise BlspError(
+                f"PREFECT_API_URL is {settings.api.url}, and no Prefect server answers there ({error}); start it "
+                "(`prefect server start`), or unset PREFECT_API_URL for a temporary one."
+            )
         return False
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

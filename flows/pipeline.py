@@ -24,7 +24,8 @@ from prefect.states import Cancelled, Completed, Failed
 
 from blsp.errors import BlspError
 from blsp.params import read_params, with_overrides
-from flows.artifacts import Progress, publish_metrics
+from blsp.tracking.pages import run_page_in
+from flows.artifacts import Progress, publish_metrics, publish_pages
 from flows.checkout import committed_params
 from flows.console import end_on_signals, outlive_reader, readable
 from flows.dvc_graph import Stage, load_graph
@@ -151,10 +152,15 @@ async def run_stage(stage: Stage, remote: bool, stale: bool, blocked_by: str | N
             last_bar_s = time.monotonic()
             log.info("%s%d %%", f"{label} " if label else "", percent)
 
+    def show_line(line: str) -> None:
+        if page := run_page_in(line):
+            progress.see_run(page)
+        log.info(line)
+
     started_s = time.monotonic()
     publisher = asyncio.create_task(progress.publish())
     try:
-        ended = await repro(stage, remote, log.info, show_bar)
+        ended = await repro(stage, remote, show_line, show_bar)
         progress.end()
         await publisher
     finally:
@@ -169,6 +175,7 @@ async def run_stage(stage: Stage, remote: bool, stale: bool, blocked_by: str | N
     if ended.how == "skipped":
         return Completed(name="Skipped", message="nothing changed")
     await publish_metrics(stage.name, stage.metrics)
+    await publish_pages(stage.name, stage.stored)
     if ended.how == "cached":
         return Completed(name="Cached", message="outputs restored from DVC's run cache")
     log.info("done in %s", took)

@@ -18,7 +18,11 @@ from flows.git import asked
 from flows.run_params import STATE
 
 EVALUATION = Path("reports/evaluation.json")
-DATA_DOCS = Path("reports/data_docs/index.html")
+PAGES = {  # to open in a browser
+    "reports/answers.html": "every system's answers, to read and to hear",
+    "reports/continuations.html": "what the LLM wrote",
+    "reports/data_docs/index.html": "what Great Expectations found in the data",
+}
 COMPARED = ("speech", "cascade", "text")
 RUNS = 5
 
@@ -44,21 +48,25 @@ def stages(graph: Graph) -> str:
             stale[stage.name] = "stale: its code, values or inputs changed, or what it wrote is not here"
         elif before:
             stale[stage.name] = f"stale: comes after {', '.join(before)}"
-    return markdown.table(["stage", ""], [[stage.name, stale.get(stage.name, "up to date")] for stage in graph.stages])
+    rows = [[stage.name, stale.get(stage.name, "up to date")] for stage in graph.stages]
+    return markdown.table(["stage", "state"], rows)
 
 
 def figures() -> str:
     """The last evaluation's figure of each task, speech beside cascade and text."""
     if not EVALUATION.is_file():
         return f"{EVALUATION}: not there yet; `make demo` or `dvc repro` makes it"
-    systems: dict[str, dict[str, dict[str, Any]]] = read_json(EVALUATION)["systems"]
+    evaluation = read_json(EVALUATION)
+    systems: dict[str, dict[str, dict[str, Any]]] = evaluation["systems"]
+    order = [task["name"] for task in evaluation.get("tasks", ())]  # as in the report: unheard languages last
+    speech = sorted(systems["speech"].items(), key=lambda one: order.index(one[0]) if one[0] in order else len(order))
     rows = [
         [f"{task} ({metric})", *(_cell(systems.get(name, {}).get(task, {}).get(metric)) for name in COMPARED)]
-        for task, metrics in systems["speech"].items()
+        for task, metrics in speech
         for metric in metrics
     ]
     lines = [markdown.table(["task", *COMPARED], rows)]
-    return "\n".join([*lines, f"judged data: {DATA_DOCS}"] if DATA_DOCS.is_file() else lines)
+    return "\n".join([*lines, *(f"{page}: {about}" for page, about in PAGES.items() if Path(page).is_file())])
 
 
 def holder() -> str | None:
@@ -84,10 +92,18 @@ def _workspace() -> str:
 def _registry() -> str:
     from blsp.registry import overview
     from blsp.tracking import enabled
+    from blsp.tracking.pages import FOR_TRAINING, pages
+    from blsp.tracking.store import DEFAULT_URI
 
     if not enabled():
         return "BLSP_TRACKING=off"
-    return overview(load_params(PARAMS_FILE))
+    params = load_params(PARAMS_FILE)
+    if address := pages():
+        to_see = f"{address}/#/models/{params.promote.model_name}{FOR_TRAINING}"
+    else:  # by the variable's name, for an address of a database holds its password
+        store = '"$MLFLOW_TRACKING_URI"' if os.environ.get("MLFLOW_TRACKING_URI") else DEFAULT_URI
+        to_see = f"mlflow ui --backend-store-uri {store}"
+    return f"{overview(params)}\nto see it: {to_see}"
 
 
 def _runs() -> str:
@@ -112,7 +128,7 @@ def _runs() -> str:
         for run in runs
     ]
     shown = markdown.table(["when (UTC)", "flow", "state", ""], rows) if rows else "none yet"
-    return f"{shown}\n{settings.ui_url or ''}".strip()
+    return f"{shown}\nto see them: {settings.ui_url}/runs" if settings.ui_url else shown
 
 
 def _or_why(part: Callable[[], str]) -> str:

@@ -15,7 +15,7 @@ import pytest
 from blsp import tracking
 from blsp.errors import BlspError
 from blsp.files import sha256_of
-from blsp.tracking import live, local
+from blsp.tracking import live, local, pages
 from blsp.tracking.machine import machine_tags
 from blsp.tracking.store import ADAPTER_TAG, KEY_TAG, MODEL_TAG, VARIANT_TAG, VARIANTS, Store, session
 from blsp.training.places import PIPELINE, places_of
@@ -120,6 +120,24 @@ def test_what_training_says_is_seen_at_once_and_completed_at_the_end(trained: Tr
     assert {key: run.data.tags.get(key) for key in machine_tags()} == machine_tags()
 
 
+def test_the_runs_page_is_announced_for_whoever_has_a_browser(
+    trained: Trained, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="blsp")
+    assert mirror(trained, [], finished=False) == 0
+    assert [one for one in map(pages.run_page_in, caplog.messages) if one] == [], "a file has no pages"
+    monkeypatch.setenv("BLSP_MLFLOW_PAGES", "https://mlflow.example/team/")
+    assert mirror(trained, [], finished=True) == 0
+    (run,) = runs(store, trained)
+    address = f"https://mlflow.example/team/#/experiments/{store.experiment_id}/runs/{run.info.run_id}"
+    assert [one for one in map(pages.run_page_in, caplog.messages) if one] == [address]
+
+
+def test_an_address_is_shown_without_its_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://some:secret@mlflow.example:5000/")
+    assert pages.pages() == "https://mlflow.example:5000"
+
+
 def test_a_curve_of_other_code_is_not_mixed_in(trained: Trained, store: Store) -> None:
     mirror(trained, trained.rows(10, slope=3.0), finished=False)
     (abandoned,) = runs(store, trained)
@@ -182,6 +200,7 @@ def test_the_commit_is_recorded_and_whether_the_code_was_exactly_that(trained: T
     git("commit", "-m", "first")
     tags = local.read_local(trained.params).tags
     assert (tags["mlflow.source.git.commit"], tags["blsp.git_dirty"]) == (git("rev-parse", "HEAD"), "false")
+    assert tags["mlflow.source.name"] == "blsp", "without it MLflow's page of the run does not show the commit"
     Path("dvc.lock").write_text("stages: {}")
     Path("reports/train.json").write_text(Path("reports/train.json").read_text() + "\n")
     written = local.read_local(trained.params)

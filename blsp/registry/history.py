@@ -84,16 +84,20 @@ def _overview(opened: Store, name: str) -> str:
     ]
     past = reigns(versions)
     rows = [
-        [reign.at, f"version {reign.version}", reign.why, "" if reign.after is None else f"version {reign.after}"]
-        for reign in past
+        [_minute(one.at), f"version {one.version}", one.why, "" if one.after is None else f"version {one.after}"]
+        for one in past
     ]
     if rows:
-        lines += ["", markdown.table(["when", "champion", "why", "after"], rows)]
+        lines += ["", markdown.table(["when (UTC)", "champion", "why", "after"], rows)]
     for ticket in under_way(opened, name):
         heard = datetime.fromtimestamp(int(ticket.last_updated_timestamp) / 1000, UTC).isoformat(timespec="seconds")
         moved = ", with aliases being moved" if MOVE_TAG in ticket.tags else ""
         lines += ["", f"under way, or cut off: {ticket.description}{moved}, last heard of at {heard}"]
     return "\n".join(lines)
+
+
+def _minute(at: str) -> str:
+    return f"{datetime.fromisoformat(at).astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def _described(version: "ModelVersion") -> str:

@@ -22,6 +22,7 @@ from blsp.params import Params
 from blsp.tracking import store
 from blsp.tracking.local import CURVE, curve_points, training_key
 from blsp.tracking.machine import machine_tags
+from blsp.tracking.pages import ANNOUNCED, run_page
 from blsp.tracking.store import ADAPTER_TAG, KEY_TAG, TrackingError
 from blsp.tracking.sync import create_run, experiment_of, log_points, sync
 from blsp.training.places import PIPELINE, Places
@@ -129,6 +130,7 @@ class _Mirror:
             opened.client.update_run(run.info.run_id, status="RUNNING")
             self._name_machine(opened, run.info.run_id)
             self.run_id = run.info.run_id
+            _announce(opened, run.info.run_id)
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         points = [
@@ -145,9 +147,12 @@ class _Mirror:
         was_away = self.warned
         with self._forgiving():
             run_id = sync(self.params, self.places, self.run_id)
-            if self.live and run_id:
+            if run_id:
                 with store.session(experiment_of(self.places)) as opened:
-                    self._name_machine(opened, run_id)
+                    if self.live:
+                        self._name_machine(opened, run_id)
+                    if run_id != self.run_id:
+                        _announce(opened, run_id)
             if was_away:
                 logger.info("MLflow at %s is back: the whole run was recorded", store.uri())
                 self.warned = False
@@ -195,6 +200,12 @@ def main() -> int:
     os.nice(10)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     return serve(sys.stdin.fileno())
+
+
+def _announce(opened: store.Store, run_id: str) -> None:
+    """Nothing; the stage's output, which is on Prefect's pages too, says where the run is to be seen."""
+    if page := run_page(opened.experiment_id, run_id):
+        logger.info("%s%s", ANNOUNCED, page)
 
 
 def _messages(descriptor: int) -> Iterator[list[dict[str, Any]]]:

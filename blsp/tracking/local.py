@@ -16,7 +16,7 @@ from ruamel.yaml import YAML, YAMLError
 from blsp import files
 from blsp.errors import BlspError
 from blsp.params import Params
-from blsp.tracking.store import COMMIT_TAG, DIRTY_TAG, VARIANT_TAG
+from blsp.tracking.store import COMMIT_TAG, DIRTY_TAG, SOURCE_TAG, VARIANT_TAG
 from blsp.training.places import PIPELINE, Places
 
 ADAPTER = Path(PIPELINE.adapter)
@@ -180,7 +180,7 @@ def _commit_tags() -> dict[str, str]:
     if not commit:
         return {}
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *NOT_CHANGES)
-    return {COMMIT_TAG: commit, DIRTY_TAG: json.dumps(bool(changed))}
+    return {COMMIT_TAG: commit, DIRTY_TAG: json.dumps(bool(changed)), SOURCE_TAG: "blsp"}
 
 
 def _git(*command: str) -> str:

@@ -24,6 +24,7 @@ KEY_TAG = "blsp.training_key"  # which training a run is of, before there is an 
 VARIANT_TAG = "blsp.variant"  # its name under `experiments`; the pipeline's own training has none
 MODEL_TAG = "blsp.model_id"  # the logged model, once all of it is there
 COMMIT_TAG = "mlflow.source.git.commit"  # MLflow's own name, which its pages show as the source version
+SOURCE_TAG = "mlflow.source.name"  # likewise; without a name beside it the commit is not shown
 DIRTY_TAG = "blsp.git_dirty"  # true where there were changes that no commit has
 MIRROR_TAG = "blsp.mirror_sha256"  # of everything mirrored; written last, so its presence means complete
 

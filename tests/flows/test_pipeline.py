@@ -26,6 +26,8 @@ from flows.console import end_on_signals
 from flows.dvc_graph import read_graph
 from flows.pipeline import pipeline
 
+RUN = "http://mlflow.example/#/experiments/1/runs/abc"
+
 STAGES: dict[str, list[str]] = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]}
 
 # What a stage does is in its section of params.yaml (JSON is YAML too).
@@ -36,6 +38,7 @@ p = json.load(open("params.yaml"))[name]
 open(f"{name}.attempts", "a").write("x")
 open(f"{name}.pid", "w").write(str(os.getpid()))
 print("hello from", name)
+if "run" in p: print("recorded in MLflow:", p["run"])
 if "meet" in p:  # both of a pair must be running at once
     until = time.time() + 60
     while not os.path.exists(p["meet"] + ".pid"):
@@ -46,6 +49,7 @@ if p.get("bar"):
     for _ in tqdm(range(4), desc="steps"): time.sleep(p["bar"])
 if p.get("hang_once") and os.path.getsize(f"{name}.attempts") == 1: time.sleep(600)
 if "fail" in p: sys.exit(p["fail"])
+if name == "d": open("d.html", "w").write("<title>d</title>")
 open(f"{name}.txt", "w").write(str(p["x"]) + "".join(open(i).read() for i in inputs))
 json.dump({"loss": {"dev": p["x"] / 2}, "note": "text"}, open(f"{name}.json", "w"))
 """
@@ -63,7 +67,7 @@ def write_dvc_yaml(meta: dict[str, Any] | None = None) -> None:
             "cmd": " ".join([sys.executable, "stage.py", name, *inputs]),
             "deps": ["stage.py", *inputs],
             "params": [name],
-            "outs": [f"{name}.txt"],
+            "outs": [f"{name}.txt", *(["d.html"] if name == "d" else [])],
             "metrics": [{f"{name}.json": {"cache": False}}],
             "meta": {"tags": ["toy"], **(meta or {}).get(name, {})},
         }
@@ -71,7 +75,7 @@ def write_dvc_yaml(meta: dict[str, Any] | None = None) -> None:
 
 
 def write_params(**changed: dict[str, Any]) -> None:
-    first: dict[str, dict[str, Any]] = {"a": {"bar": 0.05}, "b": {"meet": "c"}, "c": {"meet": "b"}, "d": {}}
+    first: dict[str, dict[str, Any]] = {"a": {"bar": 0.05}, "b": {"meet": "c"}, "c": {"meet": "b"}, "d": {"run": RUN}}
     Path("params.yaml").write_text(json.dumps({name: {"x": 1, **p} for name, p in (first | changed).items()}))
 
 
@@ -98,7 +102,7 @@ def run_pipeline(targets: list[str] | None = None) -> tuple[State[Any], dict[str
 def artifact(key: str) -> Any:
     with get_client(sync_client=True) as client:
         (found,) = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
-    return json.loads(found.data) if isinstance(found.data, str) else found.data
+    return json.loads(found.data) if found.type == "table" else found.data
 
 
 def processes_here() -> list[str]:
@@ -156,6 +160,19 @@ def test_first_run_completes_every_stage_and_shows_progress_and_metrics(built: B
     assert states == dict.fromkeys(STAGES, "Completed")
     assert artifact("a-progress") == 100
     assert artifact("d-metrics") == [{"metric": "loss.dev", "value": 0.5}]
+
+
+def test_a_stage_links_to_its_run_in_mlflow_and_names_its_pages(built: Built) -> None:
+    links = artifact("d-mlflow-run")
+    assert (
+        f"]({RUN}?" in links
+        and f"]({RUN}/model-metrics?" in links
+        and f"]({RUN}/artifacts/data_docs/index.html?" in links
+    )
+    assert "- `d.html`" in artifact("d-pages")
+    with get_client(sync_client=True) as client:
+        keys = {one.key for one in client.read_artifacts()}
+    assert "a-mlflow-run" not in keys and "a-pages" not in keys
 
 
 def test_nothing_changed_skips_every_stage_and_leaves_what_a_shell_leaves(project: Path) -> None:
@@ -340,6 +357,19 @@ def test_stage_that_ends_while_its_progress_is_being_published_has_one_artifact(
     assert calls == [("create", 10), ("update", 100)]
 
 
-def test_metrics_are_flattened_to_their_numbers() -> None:
-    nested = {"speech": {"asr": {"wer": 0.05, "signature": "seed 1"}, "steps": [1, 2]}, "ok": True, "n": 3}
-    assert artifacts.flatten(nested) == {"speech.asr.wer": 0.05, "n": 3}
+def test_metrics_are_rows_of_short_numbers_and_a_figure_has_its_interval_beside_it() -> None:
+    wer = {"value": 0.0060766238, "low": 0.00301, "high": 1.0, "n": 400, "signature": "seed 1"}
+    nested = {"speech": {"asr": {"wer": wer}, "steps": [1, 2]}, "ok": True, "n": 108848, "loss": 0.122107, "note": "x"}
+    assert list(artifacts.metric_rows(nested)) == [
+        {"metric": "speech.asr.wer", "value": 0.006077, "low": 0.00301, "high": 1.0},
+        {"metric": "n", "value": 108848},
+        {"metric": "loss", "value": 0.1221},
+    ]
+
+
+def test_a_server_that_is_set_and_away_is_one_clear_line(project: Path) -> None:
+    environment = {**os.environ, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    done = subprocess.run(COMMAND, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("PREFECT_API_URL is http://127.0.0.1:9/api, and no Prefect server answers there")
+    assert done.stderr.count("\n") == 1
