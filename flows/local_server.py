@@ -13,6 +13,7 @@ import time
 
 import httpx
 import prefect
+from prefect.client.orchestration import get_client
 from prefect.context import refresh_global_settings_context
 from prefect.settings import get_current_settings
 
@@ -24,10 +25,11 @@ def ensure_server() -> bool:
     """Whether a temporary server was started; either way this process and its children now have a server.
 
     Its runs are kept where every Prefect server of this user keeps them (~/.prefect). Raises BlspError where
-    it does not come up.
+    it does not come up, or where the one that is set does not answer or refuses this user.
     """
     settings = get_current_settings()
     if settings.api.url:
+        _refuse_strange(settings.api.url)
         return False
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -63,6 +65,24 @@ def ensure_server() -> bool:
     os.environ["PREFECT_API_URL"] = url
     refresh_global_settings_context()
     return True
+
+
+def _refuse_strange(url: str) -> None:
+    """Nothing, where the server takes what this process sends it."""
+    try:
+        with get_client(sync_client=True) as client:
+            client.hello().raise_for_status()
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code not in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise BlspError(f"Prefect's server at {url} fails: {error}") from error
+        raise BlspError(
+            f"Prefect's server at {url} refuses this user: set PREFECT_API_AUTH_STRING=admin:PASSWORD to what the "
+            "server has; client.env of the services' state folder has it"
+        ) from error
+    except httpx.TransportError as error:
+        raise BlspError(
+            f"Prefect's server at {url} does not answer ({error}): start it, or set PREFECT_API_URL"
+        ) from error
 
 
 def _answers(url: str) -> bool:
