@@ -61,7 +61,8 @@ class Site:
             free = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in services.NAMES]
             ports = {name: one.getsockname()[1] for name, one in zip(services.NAMES, free, strict=True)}
         self.up(ports=ports)
-        self.run_in(self.code, "flows.deploy").check_returncode()
+        # Two places on GPUs: that of a run that was killed is free again after a minute only.
+        self.run_in(self.code, "flows.deploy", "--gpus", "2").check_returncode()
 
     def first_run(self) -> None:
         """Nothing; a run that a schedule began has made everything from nothing, and what follows it has ended."""
@@ -123,8 +124,7 @@ class Site:
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(number, 0)
+        assert psutil.wait_procs(family, timeout=30)[1] == []
 
     def halt(self, name: str) -> None:
         """Nothing; the server was shut down in order."""
@@ -268,6 +268,12 @@ class Site:
                 if asks and process.environ().get("MLFLOW_TRACKING_URI") == server:
                     return process
         return None
+
+    def places_taken(self) -> int:
+        """How many of the places on GPUs Prefect's server takes for taken."""
+        with self.prefect() as client:
+            limit = client._client.get("/v2/concurrency_limits/tag:gpu").raise_for_status().json()
+        return int(limit["active_slots"])
 
     def processes(self) -> list[str]:
         """Command lines of what runs in the workspace, or of a flow."""

@@ -76,3 +76,4 @@ def test_prefects_server_killed_while_a_run_trains(here: Site) -> None:
     here.up()
     assert here.completed(run).message == "1 of 5 stages ran, 4 skipped"
     here.check_training()
+    wait_until(lambda: here.places_taken() == 0, LIMIT_S)

@@ -52,6 +52,7 @@ def test_process_of_a_run_killed_in_the_midst_of_training(here: Site) -> None:
 
 def test_worker_killed_in_the_midst_of_training(here: Site) -> None:
     """The run goes on from the checkpoint of the one before, to its end, and the new worker leaves it alone."""
+    of_killed = here.rows()[:2]
     run = here.start("training")
     training = here.frozen(rows=6)
     here.kill("worker", children=False)
@@ -60,3 +61,4 @@ def test_worker_killed_in_the_midst_of_training(here: Site) -> None:
     training.resume()
     assert here.completed(run).message == "1 of 5 stages ran, 4 skipped"
     here.check_training()
+    assert here.rows()[:2] == of_killed, "its steps, with its times, were not made again"
