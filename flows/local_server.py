@@ -25,15 +25,11 @@ def ensure_server() -> bool:
     """Whether a temporary server was started; either way this process and its children now have a server.
 
     Its runs are kept where every Prefect server of this user keeps them (~/.prefect). Raises BlspError where
-    it does not come up, and where the server that is set does not answer.
+    it does not come up, and where the one that is set does not answer or refuses this user.
     """
     settings = get_current_settings()
     if settings.api.url:
-        if error := get_client(sync_client=True).api_healthcheck():
-            raise BlspError(
-                f"PREFECT_API_URL is {settings.api.url}, and no Prefect server answers there ({error}); start it "
-                "(`prefect server start`), or unset PREFECT_API_URL for a temporary one."
-            )
+        _refuse_strange(settings.api.url)
         return False
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -69,6 +65,25 @@ def ensure_server() -> bool:
     os.environ["PREFECT_API_URL"] = url
     refresh_global_settings_context()
     return True
+
+
+def _refuse_strange(url: str) -> None:
+    """Nothing, where the server takes what this process sends it."""
+    try:
+        with get_client(sync_client=True) as client:
+            client.hello().raise_for_status()
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code not in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise BlspError(f"Prefect's server at {url} fails: {error}") from error
+        raise BlspError(
+            f"Prefect's server at {url} refuses this user: set PREFECT_API_AUTH_STRING=admin:PASSWORD to what the "
+            "server has; client.env of the services' state folder has it"
+        ) from error
+    except httpx.TransportError as error:
+        raise BlspError(
+            f"PREFECT_API_URL is {url}, and no Prefect server answers there ({error}); start it "
+            "(`prefect server start`), or unset PREFECT_API_URL for a temporary one"
+        ) from error
 
 
 def _answers(url: str) -> bool:

@@ -16,6 +16,7 @@ from blsp import registry
 from blsp.errors import BlspError
 from blsp.params import PARAMS_FILE, load_params
 from flows.console import readable
+from flows.local_server import ensure_server
 from flows.workspace import WorkspaceBusy, taken
 
 PREVIOUS = 0  # no version has this number
@@ -96,9 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--show", action="store_true", help="instead: say who is champion and challenger, and how each became so"
     )
     options = parser.parse_args(arguments)
-    readable()
     if options.show:
         return _show(options.params)
+    try:
+        readable(pages=not ensure_server())
+    except BlspError as error:
+        print(error, file=sys.stderr)
+        return 1
     if options.roll_back is not None:
         return 0 if roll_back(options.roll_back or None, options.params, return_state=True).is_completed() else 1
     return 0 if promote(options.params, return_state=True).is_completed() else 1

@@ -110,7 +110,10 @@ async def push_data(candidate: Candidate, on_line: Callable[[str], None]) -> str
         lines.append(line)
         on_line(line)
 
-    again = "mend it (credentials come from the environment) and publish again: what has arrived is not sent twice"
+    again = (
+        "mend it (S3's credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) and publish again: what has "
+        "arrived is not sent twice"
+    )
     ended = await dvc(["push", "--remote", candidate.remote, *names], heed)
     if ended.how == "failed":
         raise BlspError(f"`dvc push` to {candidate.remote} failed: {ended.reason}; nothing is published; {again}")

@@ -19,6 +19,9 @@ from infra.provision import make_bucket, variable
 TABLES = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
 OTHERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 EMPTIED = "DROP SCHEMA public CASCADE; CREATE SCHEMA public"
+# Of places on GPUs that runs had while the backup was made, nothing else would ever be heard.
+FREED = """DO $$ BEGIN IF to_regclass('concurrency_limit_v2') IS NOT NULL THEN
+UPDATE concurrency_limit_v2 SET active_slots = 0; END IF; END $$"""
 
 
 def restore(folder: Path, overwrite: bool = False) -> None:
@@ -47,6 +50,7 @@ def restore(folder: Path, overwrite: bool = False) -> None:
     for database, dump in manifest["databases"].items():
         _load(database, folder / dump["file"])
     _set_admin_password(variable("MLFLOW_ADMIN_PASSWORD"))
+    postgresql.psql(["-c", FREED], postgresql.connection("prefect"))
 
 
 def _checked(folder: Path) -> dict[str, Any]:

@@ -15,6 +15,9 @@ PORTS = {"postgres": 5433, "s3": 9000, "mlflow": 5000, "prefect": 4200, "worker"
 BUCKET = "blsp"
 WORK_POOL = "blsp"
 HERE = "127.0.0.1"
+# Who holds a place on a GPU is in the database, until when is in the server's memory unless this is said: a server that
+# died would leave such places taken for ever.
+PREFECT_LEASES = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
 
 
 def client_variables(secrets: dict[str, str], ports: dict[str, int], state: Path) -> dict[str, str]:
@@ -116,6 +119,7 @@ def _prefect(secrets: dict[str, str], ports: dict[str, int], state: Path) -> Ser
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
             "PREFECT_HOME": str(state / "prefect"),
+            **PREFECT_LEASES,
         },
         health=f"http://{HERE}:{ports['prefect']}/api/health",
         port=ports["prefect"],

@@ -90,7 +90,8 @@ class Handler(BaseHTTPRequestHandler):
             if name.lower() not in ("connection", "transfer-encoding", "keep-alive"):
                 self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
         self.close_connection |= announced is not None
 
     def reset(self) -> None:

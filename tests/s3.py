@@ -30,6 +30,12 @@ def internal_error(handler: Handler) -> bool:
     return True
 
 
+def denied(handler: Handler) -> bool:
+    """S3 refuses."""
+    handler.answer(403, _error("AccessDenied", "Access Denied."), Content_Type="application/xml")
+    return True
+
+
 def _error(code: str, message: str) -> bytes:
     return f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'.encode()
 

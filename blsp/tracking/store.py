@@ -37,6 +37,7 @@ ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_TRACKING_URI": DEFAULT_URI,
 }
+REMEDY = "Start the server or correct MLFLOW_TRACKING_URI"
 CHATTER = ("mlflow", "alembic", "urllib3.connectionpool")
 
 
@@ -108,10 +109,11 @@ def session(experiment: str = EXPERIMENT) -> Iterator[Store]:
             yield Store(client, experiment_id)
         except (MlflowException, SQLAlchemyError, OSError) as error:
             reason = str(error).strip().partition("\n")[0]
+            refused = getattr(error, "error_code", None) == "UNAUTHENTICATED"
+            remedy = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if refused else REMEDY
             raise TrackingError(
-                f"MLflow at {uri()} failed: {reason}\nNothing is lost: the files hold all of it. Start the "
-                f"server or correct MLFLOW_TRACKING_URI, then run `blsp track`"
-                f"{' with its --variant and --seed' if experiment == VARIANTS else ''}."
+                f"MLflow at {uri()} failed: {reason}\nNothing is lost: the files hold all of it. {remedy}, then run "
+                f"`blsp track`{' with its --variant and --seed' if experiment == VARIANTS else ''}."
             ) from error
     finally:
         for name, level in levels.items():
