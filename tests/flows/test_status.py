@@ -66,11 +66,11 @@ def test_the_figures_stand_in_the_order_of_the_report(tmp_path: Path, monkeypatc
     ("address", "told"),
     [
         (
-            "https://some:secret@mlflow.example",
+            "https://some:secret@mlflow.example",  # pragma: allowlist secret
             "to see it: https://mlflow.example/#/models/blsp?workflowType=machine_learning",
         ),
         (
-            "postgresql://some:secret@db.example/mlflow",
+            "postgresql://some:secret@db.example/mlflow",  # pragma: allowlist secret
             'to see it: mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"',
         ),
         ("", "to see it: mlflow ui --backend-store-uri sqlite:///mlflow.db"),
