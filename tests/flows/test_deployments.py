@@ -26,7 +26,7 @@ from prefect.flow_runs import wait_for_flow_run
 from prefect.states import Cancelling, Completed, Pending, Running
 
 from flows.deploy import GPU_TAG, UNBORN_AFTER_S, make_automation, make_pool, silent, unborn
-from flows.pipeline import pipeline
+from flows.pipeline import COMPLETED_EVENT, pipeline
 from flows.workspace import held
 from tests.flows import toy
 
@@ -101,9 +101,10 @@ def test_pool_of_kubernetes_jobs_is_accepted_and_made_again(deployed: dict[str, 
 def test_promotion_follows_a_completed_pipeline_and_nothing_else(deployed: dict[str, UUID]) -> None:
     of_promote = DeploymentFilter(id=DeploymentFilterId(any_=[deployed["promote"]]))
     with get_client(sync_client=True) as client:
-        for name in ("evaluation", "pipeline"):
-            run = client.create_flow_run_from_deployment(deployed[name])
-            client.set_flow_run_state(run.id, Completed(), force=True)
+        for name in ("evaluation", "pipeline"):  # as their runs tell it, when they have completed
+            deployment = {"prefect.resource.id": f"prefect.deployment.{deployed[name]}", "prefect.resource.name": name}
+            resource = {"prefect.resource.id": f"{COMPLETED_EVENT}.{name}"}
+            emit_event(COMPLETED_EVENT, resource, related=[{**deployment, "prefect.resource.role": "deployment"}])
         toy.wait_until(lambda: client.read_flow_runs(deployment_filter=of_promote))
         time.sleep(2)  # in which a second one would come
         (promotion,) = client.read_flow_runs(deployment_filter=of_promote)
