@@ -36,7 +36,7 @@ from tests.test_stages import change
 
 LIMIT_S = 180.0  # s, for machines that are slow and busy
 STEPS = 160
-OTHER = ["train.lr=1e-3"]  # of the two trainings there are, that which is not of params.yaml as committed
+OTHER = ["train.lr=1e-3"]  # a training that is not of params.yaml as committed
 FLOWS = {"pipeline": "pipeline", "training": "pipeline", "evaluation": "pipeline", "promote": "promote"}
 
 
@@ -146,13 +146,11 @@ class Site:
         client = read_variables(self.state / local.CLIENT)
         return {**inherited, **client, "PATH": path, "OMP_NUM_THREADS": "1", "PYTHONPATH": "", **more}
 
-    def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", *words]
-
     def run_in(self, folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """`python -m WORDS`, ended, in a shell in this folder."""
         environment = self.environment(**({"PYTHONPATH": str(self.code)} | variables))
-        return subprocess.run(self.command(*words), cwd=folder, env=environment, capture_output=True, text=True)
+        command = [sys.executable, "-m", *words]
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
     @contextlib.contextmanager
     def prefect(self) -> Iterator[SyncPrefectClient]:

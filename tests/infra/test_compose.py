@@ -112,6 +112,12 @@ def test_mlflow_is_hardened_as_locally(compose, tmp_path):
     assert any(word.startswith("--allowed-hosts=") and "*" not in word for word in contained["command"])
 
 
+def test_prefect_remembers_who_has_a_place_on_a_gpu(compose):
+    contained = compose["services"]["prefect"]
+    assert contained["environment"].items() >= services.PREFECT_LEASES.items()
+    assert contained["volumes"] == [f"prefect:{contained['environment']['PREFECT_HOME']}"]
+
+
 def test_each_database_has_its_own_user():
     sql = DATABASES_SQL.read_text()
     assert all(f"\\getenv {name}_password {variable}" in sql for name, variable in DATABASES.items())
