@@ -46,11 +46,6 @@ def bring_to_commit() -> None:
     git("checkout", "--quiet", "--detach", commit)
 
 
-def committed_params() -> str:
-    """The text of params.yaml as the working folder's commit has it. Raises BlspError where it has none."""
-    return git("show", f"HEAD:./{PARAMS_FILE}") + "\n"
-
-
 def _origin() -> str:
     return asked("remote", "get-url", "origin", folder=CODE) or str(CODE)
 

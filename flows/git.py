@@ -19,11 +19,12 @@ def git(
     `content` is what it reads; `index` is used in place of the user's own. Raises BlspError where git fails, is not
     there, or takes longer than `limit_s`.
     """
-    done = _run(arguments, folder, content, index, limit_s)
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
-        raise BlspError(f"{f'{folder}: ' if folder else ''}git {arguments[0]} failed: {said}")
-    return done.stdout.rstrip("\n")
+    return _said(arguments, folder, content, index, limit_s).rstrip("\n")
+
+
+def committed(path: str) -> str:
+    """The text of a file in the working folder as its commit has it. Raises BlspError where it has none."""
+    return _said(("show", f"HEAD:./{path}"))
 
 
 def asked(*arguments: str, folder: Path | None = None) -> str | None:
@@ -41,6 +42,20 @@ def changes(*allowed: str, folder: Path | None = None) -> list[str]:
     """The files of git's that have changes which no commit has, but for those of the pathspecs `allowed`."""
     status = ("status", "--porcelain", "-z", "--untracked-files=no", "--no-renames", "--", ".", *allowed)
     return [entry[3:] for entry in paths(*status, folder=folder)]
+
+
+def _said(
+    arguments: tuple[str, ...],
+    folder: Path | None = None,
+    content: str | None = None,
+    index: Path | None = None,
+    limit_s: float = 120,
+) -> str:
+    done = _run(arguments, folder, content, index, limit_s)
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
+        raise BlspError(f"{f'{folder}: ' if folder else ''}git {arguments[0]} failed: {said}")
+    return done.stdout
 
 
 def _run(

@@ -24,12 +24,12 @@ from prefect.runtime import deployment, flow_run, task_run
 from prefect.states import Cancelled, Completed, Failed
 
 from blsp.errors import BlspError
-from blsp.params import read_params, with_overrides
+from blsp.params import PARAMS_FILE, read_params, with_overrides
 from blsp.tracking.pages import run_page_in
 from flows.artifacts import Progress, publish_metrics, publish_pages
-from flows.checkout import committed_params
 from flows.console import end_on_signals, outlive_reader, readable
 from flows.dvc_graph import Stage, load_graph
+from flows.git import committed
 from flows.local_server import ensure_server
 from flows.run_params import in_place
 from flows.stage_process import repro
@@ -92,7 +92,7 @@ def _params(
     the run's values in it. Without any it is the user's, who may change it while the run goes on."""
     if not own and profile is None and not overrides:
         return contextlib.nullcontext(lambda: None)
-    text = committed_params() if own else read_params()
+    text = committed(PARAMS_FILE) if own else read_params()
     return in_place(with_overrides(text, profile, overrides), by, get_run_logger().warning)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import checkout, workspace
+from flows import checkout, git, workspace
 from flows.workspace import taken
 from tests.flows import toy
 
@@ -84,3 +84,11 @@ def test_promotion_does_not_move_the_workspace_and_needs_one(code: Path) -> None
     toy.commit(code, "New")
     with taken("a promotion", pytest.fail, runs_stages=False) as own:
         assert own and toy.git(Path.cwd(), "rev-parse", "HEAD") == before
+
+
+def test_committed_text_is_whole_to_its_last_line_break(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(code)
+    for text in ("a: 1", "a: 1\n", "a: 1\n\n"):
+        Path("params.yaml").write_text(text)
+        toy.commit(code, "Params")
+        assert git.committed("params.yaml") == text

@@ -20,7 +20,8 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import State, WorkPool
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.events import ReceivedEvent, emit_event
+from prefect.events import Event, ReceivedEvent, emit_event
+from prefect.events.clients import get_events_client
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 from prefect.flow_runs import wait_for_flow_run
 from prefect.states import Cancelling, Completed, Pending, Running
@@ -100,11 +101,21 @@ def test_pool_of_kubernetes_jobs_is_accepted_and_made_again(deployed: dict[str, 
 
 def test_promotion_follows_a_completed_pipeline_and_nothing_else(deployed: dict[str, UUID]) -> None:
     of_promote = DeploymentFilter(id=DeploymentFilterId(any_=[deployed["promote"]]))
+
+    async def tell() -> None:
+        """As runs of both do, in a process of their own, when they have completed."""
+        async with get_events_client() as events:
+            for name, identity in (("evaluation", deployed["evaluation"]), ("pipeline", deployed["pipeline"])):
+                deployment = {"prefect.resource.id": f"prefect.deployment.{identity}", "prefect.resource.name": name}
+                told = {
+                    "event": COMPLETED_EVENT,
+                    "resource": {"prefect.resource.id": f"{COMPLETED_EVENT}.{name}"},
+                    "related": [{**deployment, "prefect.resource.role": "deployment"}],
+                }
+                await events.emit(Event.model_validate(told))
+
+    asyncio.run(tell())
     with get_client(sync_client=True) as client:
-        for name in ("evaluation", "pipeline"):  # as their runs tell it, when they have completed
-            deployment = {"prefect.resource.id": f"prefect.deployment.{deployed[name]}", "prefect.resource.name": name}
-            resource = {"prefect.resource.id": f"{COMPLETED_EVENT}.{name}"}
-            emit_event(COMPLETED_EVENT, resource, related=[{**deployment, "prefect.resource.role": "deployment"}])
         toy.wait_until(lambda: client.read_flow_runs(deployment_filter=of_promote))
         time.sleep(2)  # in which a second one would come
         (promotion,) = client.read_flow_runs(deployment_filter=of_promote)
