@@ -5,7 +5,7 @@ from pathlib import Path
 from blsp.errors import BlspError
 from blsp.params import PARAMS_FILE
 from blsp.tracking.local import NOT_CHANGES
-from flows.git import asked, changes, git
+from flows.git import TRANSFER_LIMIT_S, asked, changes, git
 
 CODE = Path(__file__).resolve().parents[1]
 
@@ -40,7 +40,7 @@ def bring_to_commit() -> None:
     if head == commit:
         return
     if not asked("cat-file", "-t", commit):
-        git("fetch", "--quiet", "origin", commit)
+        git("fetch", "--quiet", "origin", commit, limit_s=TRANSFER_LIMIT_S)
     if head and git("status", "--porcelain", "--untracked-files=no"):
         git("stash", "push", "--quiet", "--message", f"blsp: what runs left at {head[:12]}")
     git("checkout", "--quiet", "--detach", commit)

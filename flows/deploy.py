@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from blsp.errors import BlspError
 from flows.checkout import CODE, refuse_changes
-from flows.git import git
+from flows.git import TRANSFER_LIMIT_S, git
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -160,7 +160,8 @@ def _refuse_missing(commit: str, repository: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         git("init", "--quiet", "--bare", folder=Path(scratch))
         try:
-            git("fetch", "--quiet", "--depth=1", "--filter=tree:0", repository, commit, folder=Path(scratch))
+            fetch = ("fetch", "--quiet", "--depth=1", "--filter=tree:0", repository, commit)
+            git(*fetch, folder=Path(scratch), limit_s=TRANSFER_LIMIT_S)
         except BlspError as error:
             raise BlspError(
                 f"commit {commit[:12]} is not to be had from {repository}: push it first ({error})"

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from blsp.errors import BlspError
 
+TRANSFER_LIMIT_S = 3600  # of a clone or a fetch: a slow network, a long history
+
 
 def git(
     *arguments: str,

@@ -18,7 +18,7 @@ from blsp.files import SCRATCH_VARIABLE, scratch_folder
 from blsp.tracking.local import NOT_CHANGES
 from flows import comparison, machine, published
 from flows.comparison import Difference
-from flows.git import asked, git
+from flows.git import TRANSFER_LIMIT_S, asked, git
 from flows.published import LOCK, PUBLISHED_TAG, Published
 from flows.registered import is_model, registered
 from flows.stage_process import dvc
@@ -133,7 +133,7 @@ def _clone(found: Published, into: Path) -> None:
     source = git("rev-parse", "--path-format=absolute", "--git-common-dir")
     with files.replace_dir(into) as folder:
         folder.rmdir()  # git wants to make it
-        git("clone", "--quiet", "--no-checkout", source, str(folder), limit_s=3600)
+        git("clone", "--quiet", "--no-checkout", source, str(folder), limit_s=TRANSFER_LIMIT_S)
         with contextlib.chdir(folder):
             git("fetch", "--quiet", "origin", found.ref)  # also what is on no branch of this repository's own
             git("checkout", "--quiet", "--detach", found.commit)
