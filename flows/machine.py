@@ -4,8 +4,9 @@ import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
+
+from blsp.tracking.machine import processor
 
 # Which of these a processor has decides which kernels PyTorch and its libraries choose.
 FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
@@ -16,11 +17,11 @@ def facts() -> dict[str, Any]:
     """This machine and its libraries: processor, instruction sets, threads, GPUs, versions, memory in GiB."""
     import torch  # takes seconds
 
-    model, flags = _processor()
+    model, flags = processor()
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "cpu": model or platform.processor() or platform.machine(),
+        "cpu": model,
         "cpu_flags": [flag for flag in FLAGS if flag in flags],
         "cpu_kernels": torch.backends.cpu.get_cpu_capability(),
         "architecture": platform.machine(),
@@ -48,16 +49,3 @@ def in_words(found: Mapping[str, Any]) -> str:
         f"{found.get('cpu')} ({found.get('cpu_kernels')} kernels, {found.get('threads')} threads), {gpus}, "
         f"Python {found.get('python')}, torch {found.get('torch')}"
     )
-
-
-def _processor() -> tuple[str, set[str]]:
-    """The processor's name and flags as Linux lists them; nothing elsewhere."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "", set()
-    fields: dict[str, str] = {}
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip().lower(), value.strip())
-    return fields.get("model name", ""), set((fields.get("flags") or fields.get("features") or "").split())

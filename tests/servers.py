@@ -1,4 +1,4 @@
-"""OpenAI-compatible servers in processes of their own."""
+"""Servers of the tests, in processes of their own."""
 
 import contextlib
 import os
@@ -10,12 +10,17 @@ import urllib.request
 from collections.abc import Iterator
 
 
+def free_port() -> int:
+    """One at which nothing listens on 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextlib.contextmanager
 def transformers_serve(folder: str) -> Iterator[str]:
-    """The address of a `transformers serve` of the LLM in this folder."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """The address of a `transformers serve` of this LLM, which speaks OpenAI's protocol."""
+    port = free_port()
     command = [os.path.join(os.path.dirname(sys.executable), "transformers"), "serve", folder]
     process = subprocess.Popen(
         [*command, "--port", str(port), "--host", "127.0.0.1", "--device", "cpu"],

@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,13 +20,8 @@ from blsp.errors import BlspError
 from blsp.tracking import local
 from blsp.tracking.store import KEY_TAG, Store, session
 from blsp.training.places import PIPELINE
+from tests.servers import free_port
 from tests.trained import Trained
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ def machine_tags() -> dict[str, str]:
     A GPU that CUDA_VISIBLE_DEVICES hides is left out. Processes are those that torchrun started.
     """
     facts = {
-        "cpu": f"{len(os.sched_getaffinity(0))} x {_cpu_name()}",
+        "cpu": f"{len(os.sched_getaffinity(0))} x {processor()[0]}",
         "memory_gib": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f}",
         "gpus": _gpus() or "none",
         "processes": os.environ.get("WORLD_SIZE", "1"),
@@ -28,10 +28,15 @@ def machine_tags() -> dict[str, str]:
     return {MACHINE + key: value for key, value in facts.items()}
 
 
-def _cpu_name() -> str:
-    lines = CPU_INFO.read_text(encoding="utf-8").splitlines() if CPU_INFO.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+def processor() -> tuple[str, set[str]]:
+    """Its name and its instruction sets, as Linux lists them; elsewhere its architecture and none."""
+    text = CPU_INFO.read_text(encoding="utf-8", errors="replace") if CPU_INFO.exists() else ""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip().lower(), value.strip())
+    flags = fields.get("flags") or fields.get("features") or ""
+    return fields.get("model name") or platform.machine(), set(flags.split())
 
 
 def _gpus() -> str:

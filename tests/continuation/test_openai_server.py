@@ -23,7 +23,7 @@ from blsp.servers import Server
 from tests.continuation.asking import asking
 from tests.contracts import packed
 from tests.faults import Proxy, body, dropped, slow, status, truncated, truncated_unseen
-from tests.servers import transformers_serve
+from tests.servers import free_port, transformers_serve
 
 TEXTS = ["play some jazz music in the attic", "stop", "please buy soap at the market which shop", "call anna"]
 MAX_NEW_TOKENS = 16
@@ -183,9 +183,7 @@ def test_a_server_without_this_model_is_refused(llm, proxy):
 
 
 def test_where_nobody_answers_it_is_said_at_once(llm):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    url = f"http://127.0.0.1:{free_port()}/v1"
     with pytest.raises(BlspError, match=f"no server at {url}: .*; start it, or set execution.server_url"):
         check_server(server_of("any/model", url), llm[1])
 

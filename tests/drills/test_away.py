@@ -1,6 +1,7 @@
 """Servers that refuse, die or are restarted while a run needs them."""
 
 import json
+from collections.abc import Callable
 
 from infra import local
 from infra.secrets import read_variables
@@ -42,38 +43,34 @@ def test_s3_refuses_a_publication_then_takes_it(here: Site) -> None:
 
 def test_mlflow_away_for_the_whole_training(here: Site) -> None:
     here.forget_training()
-    here.kill("mlflow")
+    here.services.kill("mlflow")
     run = here.start("training")
     assert here.completed(run).message == "1 of 5 stages ran, 4 skipped"
     wait_until(lambda: "run `blsp track`" in here.log(run))
-    here.up("mlflow")
+    here.services.up("mlflow")
     assert here.recorded() != curve_of(here.rows())
     assert here.run_in(here.workspace, "blsp", "track", PYTHONPATH="").returncode == 0
     here.check_training()
 
 
 def test_postgresql_restarted_while_a_run_trains(here: Site) -> None:
-    here.forget_training()
-    run = here.start("training")
-    training = here.frozen()
-    here.halt("postgres")
-    training.resume()
-    known = len(here.rows())
-    wait_until(lambda: len(here.rows()) > known + 1, LIMIT_S)
-    here.up("postgres")
-    assert here.completed(run).message == "1 of 5 stages ran, 4 skipped"
-    here.check_training()
+    check_training_without(here, "postgres", here.services.halt)
 
 
 def test_prefects_server_killed_while_a_run_trains(here: Site) -> None:
+    check_training_without(here, "prefect", here.services.kill)
+    wait_until(lambda: here.places_taken() == 0, LIMIT_S)
+
+
+def check_training_without(here: Site, server: str, end: Callable[[str], None]) -> None:
+    """Nothing; a run trained on while this server was away, and lost nothing."""
     here.forget_training()
     run = here.start("training")
     training = here.frozen()
-    here.kill("prefect")
+    end(server)
     training.resume()
     known = len(here.rows())
     wait_until(lambda: len(here.rows()) > known + 1, LIMIT_S)
-    here.up()
+    here.services.up(server)
     assert here.completed(run).message == "1 of 5 stages ran, 4 skipped"
     here.check_training()
-    wait_until(lambda: here.places_taken() == 0, LIMIT_S)

@@ -55,8 +55,8 @@ def test_worker_killed_in_the_midst_of_training(here: Site) -> None:
     of_killed = here.rows()[:2]
     run = here.start("training")
     training = here.frozen(rows=6)
-    here.kill("worker", children=False)
-    here.up("worker")
+    here.services.kill("worker", children=False)
+    here.services.up("worker")
     assert training.is_running()
     training.resume()
     assert here.completed(run).message == "1 of 5 stages ran, 4 skipped"

@@ -25,15 +25,15 @@ def test_loss_of_everything(here: Site) -> None:
     aliases, versions = here.aliases(), here.versions()
     secrets = read_variables(here.state / local.SECRETS)
     ports = json.loads((here.state / local.PORTS).read_text())
-    with here.as_administrator():
+    with here.services.as_administrator():
         kept = backup(here.folder / "backups")
 
-    here.down()
+    here.services.down()
     shutil.rmtree(here.state)
-    here.up("postgres", "s3", ports=ports)
-    with here.as_administrator():
+    here.services.up("postgres", "s3", ports=ports)
+    with here.services.as_administrator():
         assert restoring.main([str(kept)]) == 0
-    here.up()
+    here.services.up()
     assert read_variables(here.state / local.SECRETS).keys() == secrets.keys()
     assert not set(read_variables(here.state / local.SECRETS).values()) & set(secrets.values())
 
@@ -46,7 +46,7 @@ def test_loss_of_everything(here: Site) -> None:
     assert here.stale() == {} and here.adapter() == here.undisturbed
     assert here.recorded()
 
-    with patch.dict(os.environ, here.environment()), contextlib.chdir(here.workspace), session() as opened:
+    with patch.dict(os.environ, here.services.environment()), contextlib.chdir(here.workspace), session() as opened:
         champion = opened.client.get_model_version_by_alias("blsp", "champion")
         run = opened.client.get_run(champion.run_id)
         questions = tuple(choose(champions_answers(opened, [run], champion.version)))

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from blsp.registry import promote
 from blsp.serving.speech import RequestError, SpeechChat, read_recording
 from blsp.tracking.store import MODEL_TAG, session
 from tests import tiny
+from tests.servers import free_port
 from tests.trained import Trained
 
 INSTRUCTION = "Repeat the following text."
@@ -58,9 +58,7 @@ def adapter(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any
 @contextlib.contextmanager
 def served(model_uri: str, log: Path) -> Iterator[str]:
     """The address of `mlflow models serve`, which looks for its own programs on the PATH."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     programs = str(Path(sys.executable).parent)
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
     environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"

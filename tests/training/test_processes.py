@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -12,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from safetensors.torch import load_file
 
+from tests.servers import free_port
 from tests.training.run_processes import run
 from tests.training.test_loop import assert_same_steps
 
@@ -120,9 +120,7 @@ def test_a_run_stopped_on_two_processes_goes_on_with_one(pins, alone, together, 
 
 def test_two_machines_meet_and_only_one_of_them_needs_the_checkpoint(pins, alone, tmp_path):
     """Each has a scratch of its own: a run is stopped, and goes on from what the first machine kept."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        endpoint = f"localhost:{free.getsockname()[1]}"
+    endpoint = f"localhost:{free_port()}"
     jobs = [{"pins": pins, "out": str(tmp_path / out)} for out in ("stopped", "resumed")]
     jobs[0]["terminate_after"] = 6
     machines = [
