@@ -34,7 +34,7 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
 # never heard reaches the LLM as English, whatever it is asked.
 ENGLISH_WEIGHTS = {
     "continue": 2.0,
-    "repeat": 2.0,
+    "repeat": 1.0,
     "translate": 3.0,
     "translate_into_english": 0.5,
     "intent": 0.5,
@@ -53,12 +53,12 @@ def conversations(split: Split, seed: int) -> Iterator[tuple[str, str, str]]:
         tasks = [name for name in weights if sentence.answer or name != "answer"]
         task = rng.choices(tasks, [weights[name] for name in tasks])[0]
         text = sentence.text_german if german else sentence.text
-        yield rng.choice(INSTRUCTIONS[task]), text, _answer(task, sentence, german)
+        yield rng.choice(INSTRUCTIONS[task]), text, _answer(task, sentence, german, rng)
 
 
-def _answer(task: str, sentence: Sentence, german: bool) -> str:
+def _answer(task: str, sentence: Sentence, german: bool, rng: random.Random) -> str:
     if task == "continue":
-        return sentence.continuation_german if german else sentence.continuation
+        return rng.choice(sentence.continuations_german if german else sentence.continuations)
     if task == "repeat":
         return sentence.text_german if german else sentence.text
     if task == "translate":

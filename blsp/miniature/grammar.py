@@ -29,8 +29,8 @@ class Sentence:
     intent: str
     answer: str | None
     answer_german: str | None
-    continuation: str
-    continuation_german: str
+    continuations: tuple[str, ...]
+    continuations_german: tuple[str, ...]
 
     @property
     def text_german(self) -> str:
@@ -89,19 +89,21 @@ def compose(intent: str, values: dict[str, str], carrier_index: int, asked: str 
     if asked:
         text, translation = f"{text} {QUESTIONS[asked][0]}", f"{translation} {QUESTIONS[asked][1]}"
         opening, opening_german = f"The answer is {values[asked]}. ", f"Die Antwort ist {german[asked]}. "
-    # What a large LLM writes greedily, the text decides. Among continuations as likely, rounding would choose, and
-    # an adapter trained on the one that was chosen would have to learn by heart which.
-    line = wording.continuations_english[carrier_index % len(wording.continuations_english)].format(**values)
-    line_german = _capital(wording.continuation_german.format(**german))
-    thoughts = " and ".join(ASSOCIATIONS[slot][value] for slot, value in values.items())
     return Sentence(
         text=text,
         translation=translation,
         intent=intent,
         answer=values[asked] if asked else None,
         answer_german=german[asked] if asked else None,
-        continuation=f"{opening}{carrier.answer_english} {line} {THOUGHT.format(thoughts)}",
-        continuation_german=f"{opening_german}{carrier.answer_german} {line_german}",
+        continuations=tuple(
+            f"{opening}{carrier.answer_english} {line.format(**values)} {THOUGHT.format(ASSOCIATIONS[slot][value])}"
+            for line in wording.continuations_english
+            for slot, value in values.items()
+        ),
+        continuations_german=tuple(
+            f"{opening_german}{carrier.answer_german} {_capital(line.format(**german))}"
+            for line in wording.continuations_german
+        ),
     )
 
 

@@ -200,7 +200,7 @@ class Intent:
     imperative: str
     infinitive: str
     continuations_english: tuple[str, ...]
-    continuation_german: str
+    continuations_german: tuple[str, ...]
 
 
 INTENTS: dict[str, Intent] = {
@@ -209,14 +209,14 @@ INTENTS: dict[str, Intent] = {
         "schalte {device} {room} ein",
         "{device} {room} einschalten",
         ("The {device} in the {room} is running now.", "Now the {room} has its {device} on."),
-        "Jetzt hast du {device} {room} an.",
+        ("Jetzt hast du {device} {room} an.",),
     ),
     "device_off": Intent(
         "switch off the {device} in the {room}",
         "schalte {device} {room} aus",
         "{device} {room} ausschalten",
         ("The {device} in the {room} has stopped.", "Nothing is left of the {device} in the {room}."),
-        "Niemand braucht {device} {room}.",
+        ("Niemand braucht {device} {room}.",),
     ),
     "heating": Intent(
         "set the heating in the {room} to {degrees} degrees",
@@ -226,42 +226,42 @@ INTENTS: dict[str, Intent] = {
             "The {room} will be warm at {degrees} degrees.",
             "With {degrees} degrees nobody freezes in the {room}.",
         ),
-        "{room} werden es {degrees} Grad.",
+        ("{room} werden es {degrees} Grad.",),
     ),
     "music": Intent(
         "play some {genre} music in the {room}",
         "spiele {genre} {room}",
         "{genre} {room} spielen",
         ("Everyone in the {room} hears {genre} music.", "The {genre} music sounds great in the {room}."),
-        "{room} erklingt {genre}.",
+        ("{room} erklingt {genre}.",),
     ),
     "alarm": Intent(
         "set an alarm for {day} at {hour}",
         "stelle einen Wecker {day} um {hour} Uhr",
         "einen Wecker {day} um {hour} Uhr stellen",
         ("The alarm will ring at {hour} on {day}.", "On {day} you will wake up at {hour}."),
-        "{day} klingelt es um {hour} Uhr.",
+        ("{day} klingelt es um {hour} Uhr.",),
     ),
     "timer": Intent(
         "start a timer of {minutes} minutes for the {food}",
         "starte eine Uhr von {minutes} Minuten für {food}",
         "eine Uhr von {minutes} Minuten für {food} starten",
         ("In {minutes} minutes the {food} will be ready.", "The {food} needs {minutes} minutes."),
-        "In {minutes} Minuten gibt es {food}.",
+        ("In {minutes} Minuten gibt es {food}.",),
     ),
     "weather": Intent(
         "tell me the weather in {city} on {day}",
         "sage mir das Wetter in {city} {day}",
         "mir das Wetter in {city} {day} sagen",
         ("On {day} the sun shines in {city}.", "In {city} it will rain on {day}."),
-        "In {city} scheint {day} die Sonne.",
+        ("In {city} scheint {day} die Sonne.",),
     ),
     "message": Intent(
         "send {person} a message about the {topic}",
         "schicke {person} eine Nachricht über {topic}",
         "{person} eine Nachricht über {topic} schicken",
         ("Soon {person} will read about the {topic}.", "The words about the {topic} reach {person} now."),
-        "{person} liest bald etwas über {topic}.",
+        ("{person} liest bald etwas über {topic}.",),
     ),
     "call": Intent(
         "call {person} about the {topic} on {day}",
@@ -271,34 +271,34 @@ INTENTS: dict[str, Intent] = {
             "On {day} {person} will pick up the phone and hear about the {topic}.",
             "The phone of {person} rings on {day} because of the {topic}.",
         ),
-        "{day} spricht {person} am Telefon über {topic}.",
+        ("{day} spricht {person} am Telefon über {topic}.",),
     ),
     "travel": Intent(
         "book a {vehicle} to {city} on {day}",
         "buche {vehicle} nach {city} {day}",
         "{vehicle} nach {city} {day} buchen",
         ("The {vehicle} leaves for {city} on {day}.", "On {day} a {vehicle} takes you to {city}."),
-        "{day} reist du nach {city} und nimmst {vehicle}.",
+        ("{day} reist du nach {city} und nimmst {vehicle}.",),
     ),
     "shopping": Intent(
         "buy {item} at the {shop}",
         "kaufe {item} {shop}",
         "{item} {shop} kaufen",
         ("The {shop} sells fresh {item}.", "You will carry {item} home from the {shop}."),
-        "{shop} gibt es {item}.",
+        ("{shop} gibt es {item}.",),
     ),
     "order": Intent(
         "order {food} and {drink} for {person}",
         "bestelle {food} und {drink} für {person}",
         "{food} und {drink} für {person} bestellen",
         ("Soon {person} will enjoy {food} with {drink}.", "The cook brings {food} and {drink} to {person}."),
-        "{person} bekommt bald {food} mit {drink}.",
+        ("{person} bekommt bald {food} mit {drink}.",),
     ),
     "reminder": Intent(
         "remind {person} to {task} on {day}",
         "erinnere {person} daran {day} {task}",
         "{person} daran erinnern {day} {task}",
         ("On {day} {person} will think of it and {task}.", "Then {person} will {task} on {day}."),
-        "{person} vergisst {day} nicht {task}.",
+        ("{person} vergisst {day} nicht {task}.",),
     ),
 }

@@ -88,11 +88,10 @@ def similarities(
     some = sample(examples[behaviour], params.evaluate.seed)
     spoken, written = both_sides(model, processor, params, some, PLACES)
     lengths_s = [example.num_samples / params.corpus.sampling_rate_hz for example in some]
-    by_task = {behaviour: last_layer(spoken, written, resampling, behaviour)}
+    by_task = {}
     for task, own in examples.items():
-        if task != behaviour:
-            sides = both_sides(model, processor, params, sample(own, params.evaluate.seed), PLACES_OF_A_TASK)
-            by_task[task] = last_layer(*sides, resampling, task)
+        sides = both_sides(model, processor, params, sample(own, params.evaluate.seed), PLACES_OF_A_TASK)
+        by_task[task] = last_layer(*sides, resampling, task)
     found = {
         "layers": similarity(spoken, written, resampling, behaviour),
         "tasks": {task: figures for task, figures in by_task.items() if figures},

@@ -68,21 +68,16 @@ def test_voices_of_the_splits_are_disjoint_and_many():
     assert len(train) >= 60 and len(test) >= 7
 
 
-@pytest.mark.parametrize("intent", INTENTS)
-def test_the_text_decides_a_continuation_that_says_all_of_it(intent):
-    slots = re.findall(r"{(\w+)}", INTENTS[intent].english)
-    values = {slot: sorted(SLOTS[slot])[0] for slot in slots}
-    by_carrier = [compose(intent, values, carrier, slots[-1]) for carrier in range(len(CARRIERS))]
-    for sentence in by_carrier:
-        assert all(value in sentence.continuation for value in values.values())
-        assert sentence.continuation.startswith(f"The answer is {values[slots[-1]]}. ")
-        thoughts = " and ".join(ASSOCIATIONS[slot][value] for slot, value in values.items())
-        assert sentence.continuation.endswith(f"think of {thoughts}.")
-    assert len({sentence.continuation for sentence in by_carrier}) == len(CARRIERS)
-    given = {}
-    for asked, text, answer in itertools.islice(conversations("train", 1), 3000):
-        if asked in INSTRUCTIONS["continue"]:
-            assert given.setdefault(text, answer) == answer
+def test_continuations_mention_every_slot():
+    for intent, wording in INTENTS.items():
+        slots = re.findall(r"{(\w+)}", wording.english)
+        values = {slot: sorted(SLOTS[slot])[0] for slot in slots}
+        sentence = compose(intent, values, 0, slots[-1])
+        for line in sentence.continuations:
+            assert all(value in line for value in values.values())
+            assert line.startswith(f"The answer is {values[slots[-1]]}. ")
+        thoughts = {line.rpartition("think of ")[2] for line in sentence.continuations}
+        assert thoughts == {f"{ASSOCIATIONS[slot][value]}." for slot, value in values.items()}
 
 
 def test_every_slot_value_brings_something_of_its_own_to_mind():
