@@ -104,7 +104,7 @@ def scheduled() -> float:
         run = client.create_flow_run_from_deployment(deployment.id)
         limit_s = time.monotonic() + SCHEDULED_LIMIT_S
         while (run.state is None or not run.state.is_final()) and time.monotonic() < limit_s:
-            time.sleep(0.5)  # asked again: the event of its end is lost where the server's SQLite is locked
+            time.sleep(0.5)  # asked, not waited for: the event of a run's end did not always come
             run = client.read_flow_run(run.id)
     if run.state is None or not run.state.is_completed() or run.end_time is None or run.expected_start_time is None:
         sys.exit(f"the scheduled run did not complete: {run.state}")
