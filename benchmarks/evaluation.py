@@ -54,7 +54,7 @@ def one_by_one(settings: Evaluate, model: Any, processor: Any) -> dict[str, Syst
     transcripts: dict[str, str] = {}
 
     def read(instruction: str, transcript: str) -> str:
-        prompt = tokenizer(build_prompt(tokenizer, instruction, " " + transcript), add_special_tokens=False)
+        prompt = tokenizer(build_prompt(tokenizer, instruction, transcript), add_special_tokens=False)
         inputs = {name: torch.tensor([prompt[name]], device=llm.device) for name in ("input_ids", "attention_mask")}
         return greedy(llm, tokenizer, settings.max_new_tokens, **inputs)[0].text
 

@@ -86,12 +86,22 @@ def read_answers(name: str, staging: Staging) -> list[Written]:
             ) from None
 
 
+def loaded_llm(asker: Asker) -> tuple[Any, Any]:
+    """The asker's LLM and its tokenizer, loaded once a process."""
+    return _llm(json.dumps(asker.pin))
+
+
+def loaded_tokenizer(asker: Asker) -> Any:
+    """The asker's tokenizer alone."""
+    return _tokenizer(json.dumps(asker.pin))
+
+
 def _written(prompts: Sequence[str], asker: Asker) -> list[Written]:
     if asker.server is not None:
-        tokenizer = _tokenizer(json.dumps(asker.pin))
+        tokenizer = loaded_tokenizer(asker)
         by_row = dict(openai_server.ask_server(asker.server, tokenizer, prompts, asker.max_new_tokens))
         return [Written(by_row[row]) for row in range(len(prompts))]
-    model, tokenizer = _llm(json.dumps(asker.pin))
+    model, tokenizer = loaded_llm(asker)
     by_row = dict(engine.write_answers(model, tokenizer, prompts, asker.prompts_at_once, asker.max_new_tokens))
     answers = [by_row[row] for row in range(len(prompts))]
     if not asker.top_k:

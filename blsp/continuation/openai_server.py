@@ -34,7 +34,7 @@ def check_server(server: Server, tokenizer: Any) -> None:
 
     async def probe() -> None:
         async with new_client(server) as client:
-            await _ask(client, server, tokenizer, build_prompt(tokenizer, PROBE, " a"), max_tokens=1, is_first=True)
+            await _ask(client, server, tokenizer, build_prompt(tokenizer, PROBE, "a"), max_tokens=1, is_first=True)
 
     asyncio.run(probe())
 

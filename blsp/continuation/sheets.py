@@ -2,26 +2,30 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from blsp.continuation import quality
 from blsp.continuation.answers import Written
 from blsp.data.records import Unusable
 from blsp.data.shards import Shard
-from blsp.model.chat import build_prompt
+from blsp.model.chat import answer_to, build_prompt
 from blsp.params import Behaviour, Continuations
+from blsp.prompts import Prompt
 
 
 @dataclass(frozen=True)
 class Question:
-    """One utterance and the prompt that is made of its transcript; `language` is None where nobody knows."""
+    """One utterance and what is asked about it; `text` is the prompt made of both, for the LLM.
+
+    `language` is None where nobody knows.
+    """
 
     id: str
     transcript: str
     language: str | None
-    instruction: str
-    prompt: str
+    prompt: Prompt
+    text: str
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Sheet:
     @property
     def prompts(self) -> list[str]:
         """The prompts, in the questions' order."""
-        return [question.prompt for question in self.questions]
+        return [question.text for question in self.questions]
 
 
 def make_sheet(shard: Shard, behaviour: str, settings: Continuations, tokenizer: Any) -> Sheet:
@@ -49,14 +53,14 @@ def make_sheet(shard: Shard, behaviour: str, settings: Continuations, tokenizer:
             rows_not_asked += 1
             continue
         spoken = cut.supervisions[0]
-        instruction = instruction_for(cut.id, wanted.instructions)
-        prompt = build_prompt(tokenizer, instruction, " " + spoken.text)
-        length = len(tokenizer(prompt, add_special_tokens=False).input_ids)
+        prompt = wanted.prompt(instruction_for(cut.id, wanted.instructions))
+        text = build_prompt(tokenizer, prompt, spoken.text)
+        length = len(tokenizer(text, add_special_tokens=False).input_ids)
         if length >= settings.max_prompt_tokens:
             detail = f"{length} tokens, limit {settings.max_prompt_tokens}"
             dropped.append(_dropped(cut.id, behaviour, "prompt_too_long", detail))
         else:
-            questions.append(Question(cut.id, spoken.text, spoken.language, instruction, prompt))
+            questions.append(Question(cut.id, spoken.text, spoken.language, prompt, text))
     return Sheet(shard, behaviour, questions, rows_not_asked, dropped)
 
 
@@ -76,14 +80,16 @@ def fill_sheet(
         rows[question.id] = {
             "id": question.id,
             "transcript": question.transcript,
-            "instruction": question.instruction,
-            "prompt_sha256": hashlib.sha256(question.prompt.encode()).hexdigest(),
+            "instruction": question.prompt.instruction,
+            "prompt_sha256": hashlib.sha256(question.text.encode()).hexdigest(),
             "llm_revision": pin["revision"] or pin["sha256"],
             "sampling": {"do_sample": False, "max_new_tokens": settings.max_new_tokens},
             "token_ids": answer.token_ids,
             "text": answer.text,
             "finish_reason": answer.finish_reason,
         }
+        if (style := question.prompt.style) is not None:
+            rows[question.id]["style"] = style
         if written.kept_ids is not None:
             rows[question.id] |= {
                 "kept_ids": written.kept_ids,
@@ -91,6 +97,18 @@ def fill_sheet(
                 "kept_temperature": written.kept_temperature,
             }
     return rows, dropped
+
+
+def ended(sheet: Sheet, answers: Iterable[Written], tokenizer: Any) -> list[Written]:
+    """The answers as they count to their prompts (see `answer_to`), what is kept of the teacher cut with them."""
+    found = []
+    for question, written in zip(sheet.questions, answers, strict=True):
+        answer = answer_to(question.prompt, written.answer, tokenizer)
+        end = len(answer.token_ids)
+        ids = written.kept_ids[:end] if written.kept_ids else None
+        logprobs = written.kept_logprobs[:end] if written.kept_logprobs else None
+        found.append(replace(written, answer=answer, kept_ids=ids, kept_logprobs=logprobs))
+    return found
 
 
 def is_asked(id_: str, name: str, behaviour: Behaviour) -> bool:

@@ -9,10 +9,11 @@ from typing import Any
 from tqdm import tqdm
 
 from blsp.backbones import load_tokenizer, pins
+from blsp.continuation import text_side
 from blsp.continuation.answers import Asker, answer_prompts, read_answers
 from blsp.continuation.openai_server import SETTINGS, check_server
 from blsp.continuation.page import write_page
-from blsp.continuation.sheets import Sheet, fill_sheet, make_sheet
+from blsp.continuation.sheets import Sheet, ended, fill_sheet, make_sheet
 from blsp.data.drops import DROPPED, write_drops
 from blsp.data.records import SPLITS
 from blsp.data.shards import CONTINUATIONS_DIR, iter_shards, write_field
@@ -58,17 +59,23 @@ def _write_fields(params: Params, folder: Path, report: "_Report") -> Iterator[d
                 asked.append(make_sheet(shard, behaviour, settings, tokenizer))
                 yield asked[-1].prompts
 
+    chosen = text_side.dev_items()
+    looked_at = {name: text_side.Asked() for name in settings.behaviours}
     staging = _staging(params)
     answer = partial(answer_prompts, asker=asker, staging=staging)
     total = len(shards) * len(settings.behaviours)
     with tqdm(total=total, desc="continuations", unit=" shards", mininterval=0.5) as progress:
         for name in run_each(answer, prompts(), params.execution, gpus=0 if asker.server else 1):
             sheet = asked.popleft()
-            rows, dropped = fill_sheet(sheet, read_answers(name, staging), settings, asker.pin)
+            answers = ended(sheet, read_answers(name, staging), tokenizer)
+            if sheet.shard.split == "dev":
+                looked_at[sheet.behaviour].add(sheet, [written.answer for written in answers], chosen)
+            rows, dropped = fill_sheet(sheet, answers, settings, asker.pin)
             write_field(sheet.shard, sheet.behaviour, rows, folder)
             report.add(sheet, rows, dropped)
             progress.update()
             yield from dropped
+    report.text_side = text_side.look(looked_at, chosen, params, asker, staging)
 
 
 def _asker(params: Params) -> Asker:
@@ -97,6 +104,7 @@ class _Report:
         self.finish: dict[str, Counter[str]] = {name: Counter() for name in settings.behaviours}
         self.dropped: dict[str, Counter[str]] = {name: Counter() for name in settings.behaviours}
         self.examples: list[dict[str, str]] = []
+        self.text_side: dict[str, Any] = {}
 
     def add(self, sheet: Sheet, rows: Mapping[str, Mapping[str, Any]], dropped: list[dict[str, str]]) -> None:
         """Counts one shard of one behaviour."""
@@ -118,6 +126,7 @@ class _Report:
             name: {
                 "share": behaviour.share,
                 "instructions": behaviour.instructions,
+                **(behaviour.prompt("").style or {}),
                 **{key: self.counts[name][key] for key in ("rows", "rows_not_asked", "tokens")},
                 "finish_reason": {reason: self.finish[name][reason] for reason in ("stop", "length")},
                 "dropped": dict(self.dropped[name]),
@@ -128,6 +137,7 @@ class _Report:
             "llm": self.llm,
             "engine": self.settings.engine,
             "behaviours": behaviours,
+            "text_side": self.text_side,
             "dropped_examples": self.examples,
         }
 
@@ -141,4 +151,4 @@ class _Report:
                 f"{self.dropped[name].total():,} dropped, {count['rows_not_asked']:,} not asked for"
             )
             lines += [f"  {reason:22}{number:>10,}" for reason, number in sorted(self.dropped[name].items())]
-        return "\n".join(lines)
+        return "\n".join([*lines, text_side.summary(self.text_side)])

@@ -1,14 +1,14 @@
 """From shards to training examples: how long each is, and dev's in batches."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.compute as pc
 
 from blsp.data.index import SplitIndex, load_index
 from blsp.errors import BlspError
-from blsp.model.chat import AUDIO_TOKEN, build_prompt
+from blsp.model.chat import spoken_around
+from blsp.prompts import Prompt
 from blsp.training.examples import Example
 from blsp.training.plan import Sizes
 from blsp.training.prefixes import NONE, Prefixes, prefix_number
@@ -48,15 +48,15 @@ def training_sizes(
 
 def _prompt_tokens(index: SplitIndex, behaviour: str, processor: "BlspProcessor", prefixes: Prefixes) -> np.ndarray:
     """Tokens of each utterance's prompt with one placeholder, after its prefix; 0 where the LLM wrote nothing."""
-    instructions = pc.struct_field(index.table[behaviour], "instruction")
-    different = instructions.unique()
-    counts = [0 if one is None else _prompt_length(one, processor.tokenizer, prefixes) for one in different.to_pylist()]
-    return np.array(counts, dtype=np.int64)[pc.index_in(instructions, different).to_numpy()]
+    prompts = index.prompts(behaviour)
+    counts = {None: 0} | {one: _prompt_length(one, processor, prefixes) for one in set(prompts) if one is not None}
+    return np.array([counts[one] for one in prompts], dtype=np.int64)
 
 
-def _prompt_length(instruction: str, tokenizer: Any, prefixes: Prefixes) -> int:
-    prompt = tokenizer(build_prompt(tokenizer, instruction, AUDIO_TOKEN), add_special_tokens=False).input_ids
-    return len(prompt) - len(prefixes[prefix_number(prefixes, prompt)])
+def _prompt_length(prompt: Prompt, processor: "BlspProcessor", prefixes: Prefixes) -> int:
+    before, after = spoken_around(processor.tokenizer, prompt)
+    ids = [*before, processor.audio_token_id, *after]
+    return len(ids) - len(prefixes[prefix_number(prefixes, ids)])
 
 
 def evaluation_batches(split: str, behaviour: str, batch_size: int) -> Iterator[list[Example]]:

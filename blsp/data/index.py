@@ -6,10 +6,12 @@ shard. A row takes some hundred bytes, so a million rows fit beside the models.
 
 import hashlib
 import io
+import json
 import math
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import pyarrow.compute as pc
 from blsp.data.shards import CONTINUATIONS_DIR, CORPUS_DIR, Shard, iter_shards, read_field
 from blsp.errors import BlspError
 from blsp.files import sha256_of
+from blsp.prompts import Prompt
 from blsp.training.examples import Example
 
 _SPOKEN = {"id": pa.string(), "transcript": pa.string(), "num_samples": pa.int64()}
@@ -27,6 +30,7 @@ _PLACE = {"shard": pa.int32(), "offset": pa.int64(), "size": pa.int64()}
 _WRITTEN = {
     "transcript": pa.string(),
     "instruction": pa.string(),
+    "style": pa.string(),  # JSON of Prompt.style; null: the default
     "token_ids": pa.list_(pa.int32()),
     "kept_ids": pa.list_(pa.list_(pa.int32())),
     "kept_logprobs": pa.list_(pa.list_(pa.float32())),
@@ -64,10 +68,14 @@ class SplitIndex:
         lengths = pc.list_value_length(pc.struct_field(self.table[behaviour], "token_ids"))
         return pc.fill_null(lengths, 0).to_numpy().astype(np.int64)
 
-    def instructions(self) -> list[str]:
-        """The different instructions that the LLM was given."""
-        columns = (pc.struct_field(self.table[name], "instruction").unique().to_pylist() for name in self.behaviours)
-        return sorted({instruction for column in columns for instruction in column if instruction is not None})
+    def prompts(self, behaviour: str) -> list[Prompt | None]:
+        """In what the LLM was asked for each utterance; None where it wrote nothing."""
+        return [written and _prompt(*written) for written in self._asked(behaviour)]
+
+    def different_prompts(self) -> list[Prompt]:
+        """All different prompts that the LLM was asked in."""
+        asked = {one for name in self.behaviours for one in self._asked(name) if one is not None}
+        return [_prompt(*one) for one in sorted(asked, key=repr)]
 
     def kept_temperatures(self) -> set[float | None]:
         """The temperatures at which the teacher's distribution was stored, None where it was not."""
@@ -82,7 +90,7 @@ class SplitIndex:
             num_samples=self.table["num_samples"][row].as_py(),
             load_samples=lambda: self.load_samples(row),
             transcript=written["transcript"],
-            instruction=written["instruction"],
+            prompt=_prompt(written["instruction"], written["style"]),
             response_ids=written["token_ids"],
             kept_ids=written["kept_ids"],
             kept_logprobs=written["kept_logprobs"],
@@ -107,6 +115,12 @@ class SplitIndex:
                 f"{self._at('num_samples', row)}; run `blsp corpus` again"
             )
         return samples
+
+    def _asked(self, behaviour: str) -> list[tuple[str, str | None] | None]:
+        """The instruction and style of each utterance; None where the LLM wrote nothing."""
+        written = self.table[behaviour]
+        columns = (pc.struct_field(written, name).to_pylist() for name in ("instruction", "style"))
+        return [None if one[0] is None else one for one in zip(*columns, strict=True)]
 
     def _at(self, column: str, row: int) -> Any:
         return self.table[column][row].as_py()
@@ -148,12 +162,22 @@ def load_index(
                 "num_samples": row["recording"]["num_samples"],
                 "shard": len(recordings) - 1,
                 **_place(places, row["id"], shard),
-                **{name: rows.get(row["id"]) for name, rows in written.items()},
+                **{name: _written(rows.get(row["id"])) for name, rows in written.items()},
             }
             for row in shard.rows()
         ]
         batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
     return SplitIndex(pa.Table.from_batches(batches, schema=schema), tuple(recordings), tuple(behaviours))
+
+
+def _written(row: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A field's row as the index has it."""
+    return row and {**row, "style": json.dumps(row["style"]) if row.get("style") else None}
+
+
+@lru_cache(maxsize=4096)
+def _prompt(instruction: str, style: str | None) -> Prompt:
+    return Prompt.of(instruction, json.loads(style) if style else None)
 
 
 def _audio_places(recording_path: Path) -> dict[str, tuple[int, int]]:

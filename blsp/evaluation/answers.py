@@ -49,9 +49,10 @@ def ask(
                 }
             )
             for instruction in tasks[name].instructions:
+                prompt = tasks[name].prompt(instruction)
                 for system, answer in systems.items():
                     own = known.assign(system=system, seed=seed, condition=condition, task=name)
-                    parts.append(own.assign(instruction=instruction, answer=answer(instruction, judged)))
+                    parts.append(own.assign(instruction=instruction, answer=answer(prompt, judged)))
                     progress.update()
     if not parts:
         raise BlspError(

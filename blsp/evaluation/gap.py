@@ -14,7 +14,8 @@ from blsp.data.batches import evaluation_batches
 from blsp.evaluation.lengths import length_bins
 from blsp.evaluation.resampling import Figure, Resampling, ratio
 from blsp.evaluation.tasks import Item
-from blsp.model.chat import build_prompt
+from blsp.model.chat import answer_to, build_prompt
+from blsp.prompts import Prompt
 from blsp.training.examples import Collator, Example
 from blsp.training.objective import AlignmentObjective
 
@@ -36,12 +37,12 @@ def continued(behaviour: str, ids: Container[str], batch_size: int) -> list[Exam
 
 
 def answered(
-    model: Any, processor: Any, items: Sequence[Item], instruction: str, batch_size: int, max_new_tokens: int
+    model: Any, processor: Any, items: Sequence[Item], prompt: Prompt | str, batch_size: int, max_new_tokens: int
 ) -> list[Example]:
-    """The items, shortest first, each with what the LLM itself answers to its transcript under the instruction."""
+    """The items, shortest first, each with what the LLM itself answers to its transcript under the prompt."""
     items = sorted(items, key=lambda item: (len(item.samples), item.id))
     tokenizer = processor.tokenizer
-    prompts = [build_prompt(tokenizer, instruction, " " + item.transcript) for item in items]
+    prompts = [build_prompt(tokenizer, prompt, item.transcript) for item in items]
     answers = dict(write_answers(model.language_model, tokenizer, prompts, batch_size, max_new_tokens))
     return [
         Example(
@@ -49,8 +50,8 @@ def answered(
             num_samples=len(item.samples),
             load_samples=partial(getattr, item, "samples"),
             transcript=item.transcript,
-            instruction=instruction,
-            response_ids=answers[row].token_ids,
+            prompt=prompt,
+            response_ids=answer_to(prompt, answers[row], tokenizer).token_ids,
         )
         for row, item in enumerate(items)
     ]

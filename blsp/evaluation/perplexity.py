@@ -17,10 +17,11 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from blsp.model.chat import build_prompt, end_of_turn
+from blsp.model.chat import build_prompt, end_of_turn, gap_before_answer
 from blsp.model.decoding import chunk_rows, logits_of
 from blsp.model.responses import prompted
 from blsp.params import Evaluate, Task
+from blsp.prompts import Prompt
 
 
 def with_perplexity(
@@ -30,16 +31,17 @@ def with_perplexity(
     open_ended = table["task"].isin([name for name, task in tasks.items() if task.metric == "perplexity"])
     counts = pd.Series([None] * len(table), index=table.index, dtype=object)
     if open_ended.any():
-        counts[open_ended] = perplexity_counts(
-            llm, tokenizer, table[open_ended], settings.batch_size, settings.max_new_tokens
-        )
+        asked = table[open_ended]
+        prompts = [tasks[name].prompt(i) for name, i in zip(asked["task"], asked["instruction"], strict=True)]
+        asked = asked.assign(instruction=pd.Series(prompts, index=asked.index, dtype=object))
+        counts[open_ended] = perplexity_counts(llm, tokenizer, asked, settings.batch_size, settings.max_new_tokens)
     return table.assign(counts=counts)
 
 
 def perplexity_counts(
     llm: PreTrainedModel, tokenizer: Any, table: pd.DataFrame, batch_size: int, max_new_tokens: int
 ) -> list[np.ndarray]:
-    """Nats and tokens (2,) of the answer in each row of the table, from its instruction, transcript, and answer.
+    """Nats and tokens (2,) of the answer in each row of the table, from instruction (or Prompt), transcript, answer.
 
     The end token is one of an answer's tokens where the answer ended. One that has `max_new_tokens` tokens or more was
     cut there: it has none. An empty answer is the end token alone: the LLM's surprise that nothing is to be said.
@@ -49,7 +51,7 @@ def perplexity_counts(
     between = _between_prompt_and_answer(tokenizer)
     pairs = [_spelled(tokenizer, between, *one, max_new_tokens) for one in different]
     order = sorted(range(len(pairs)), key=lambda row: (sum(map(len, pairs[row])), row))
-    counts: dict[tuple[str, str, str], np.ndarray] = {}
+    counts: dict[tuple[Prompt | str, str, str], np.ndarray] = {}
     for start in tqdm(range(0, len(order), batch_size), desc="perplexity", unit="batch"):
         rows = order[start : start + batch_size]
         nats = _nats(llm, [pairs[row][0] for row in rows], [pairs[row][1] for row in rows])
@@ -75,10 +77,12 @@ def _nats(llm: PreTrainedModel, prompts: Sequence[Sequence[int]], responses: Seq
 
 
 def _spelled(
-    tokenizer: Any, between: str, instruction: str, transcript: str, answer: str, max_new_tokens: int
+    tokenizer: Any, between: str, asked: Prompt | str, transcript: str, answer: str, max_new_tokens: int
 ) -> tuple[list[int], list[int]]:
     """The tokens of the prompt and those of the answer, as the tokenizer spells them one after the other."""
-    prompt = build_prompt(tokenizer, instruction, " " + transcript)
+    prompt = build_prompt(tokenizer, asked, transcript)
+    if not isinstance(asked, str) and asked.template == "none":
+        between = gap_before_answer(prompt)
     texts = [prompt, prompt + between + answer if answer else prompt]
     before, whole = tokenizer(texts, add_special_tokens=False).input_ids
     alike = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False)))

@@ -1,4 +1,4 @@
-"""The systems, each a function from an instruction and test items to answers."""
+"""The systems, each a function from a prompt (an instruction alone, or more) and test items to answers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -10,10 +10,11 @@ from blsp.backbones import load_llm, load_recogniser
 from blsp.continuation.engine import write_answers
 from blsp.data.recogniser import Whisper, recognise
 from blsp.evaluation.tasks import Item
-from blsp.model.chat import build_prompt, hear, respond_to_heard
+from blsp.model.chat import answer_to, build_prompt, hear, respond_to_heard
 from blsp.params import Evaluate
+from blsp.prompts import Prompt
 
-System = Callable[[str, list[Item]], list[str]]
+System = Callable[[Prompt | str, list[Item]], list[str]]
 
 
 def text_system(settings: Evaluate) -> System:
@@ -33,12 +34,12 @@ def speech_system(settings: Evaluate, model: Any, processor: Any) -> System:
         lambda clips: [vectors.cpu() for vectors in hear(model, processor, clips)], settings.batch_size, "encoder"
     )
 
-    def answer(instruction: str, items: list[Item]) -> list[str]:
+    def answer(prompt: Prompt | str, items: list[Item]) -> list[str]:
         vectors = heard(items)
         answers = [""] * len(items)
         for rows in _batches([len(own) for own in vectors], settings.batch_size):
             batch = [vectors[row] for row in rows]
-            texts = respond_to_heard(model, processor, instruction, batch, settings.max_new_tokens)
+            texts = respond_to_heard(model, processor, prompt, batch, settings.max_new_tokens)
             for row, text in zip(rows, texts, strict=True):
                 answers[row] = text
         return answers
@@ -49,10 +50,10 @@ def speech_system(settings: Evaluate, model: Any, processor: Any) -> System:
 def _reader(settings: Evaluate, transcripts_of: Callable[[list[Item]], list[str]]) -> System:
     model, tokenizer = load_llm()
 
-    def answer(instruction: str, items: list[Item]) -> list[str]:
-        prompts = [build_prompt(tokenizer, instruction, " " + text) for text in transcripts_of(items)]
+    def answer(prompt: Prompt | str, items: list[Item]) -> list[str]:
+        prompts = [build_prompt(tokenizer, prompt, text) for text in transcripts_of(items)]
         written = dict(write_answers(model, tokenizer, prompts, settings.batch_size, settings.max_new_tokens))
-        return [written[row].text for row in range(len(prompts))]
+        return [answer_to(prompt, written[row], tokenizer).text for row in range(len(prompts))]
 
     return answer
 

@@ -137,7 +137,7 @@ def _collate(tokenizer: PreTrainedTokenizerFast, triples: list[tuple[str, str, s
     """Right-padded ids (B, L), mask (B, L) and labels (B, L), IGNORED everywhere but on the answer and its end."""
     rows = []
     for instruction, text, answer in triples:
-        prompt = tokenizer(build_prompt(tokenizer, instruction, " " + text), add_special_tokens=False).input_ids
+        prompt = tokenizer(build_prompt(tokenizer, instruction, text), add_special_tokens=False).input_ids
         rows.append((prompt, tokenizer(answer + END, add_special_tokens=False).input_ids))
     longest = max(len(prompt) + len(answer) for prompt, answer in rows)
     ids = torch.full((len(rows), longest), tokenizer.pad_token_id)

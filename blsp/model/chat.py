@@ -6,25 +6,83 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from blsp.model.decoding import greedy
+from blsp.model.decoding import Answer, greedy
+from blsp.prompts import Prompt
 
 if TYPE_CHECKING:
     from blsp.model.modeling import BlspForConditionalGeneration
     from blsp.model.processing import BlspProcessor
 
 AUDIO_TOKEN = "<|audio|>"
+PROBE = "Yes"  # a content, to see how a tokenizer spells what stands before one
+BETWEEN_EXAMPLES = "\n\n"  # without a chat template
 
 
-def build_prompt(tokenizer: Any, instruction: str, content: str) -> str:
-    """The chat prompt that asks the LLM to follow `instruction` on `content`, ready for its answer.
+def build_prompt(tokenizer: Any, prompt: Prompt | str, content: str) -> str:
+    """The prompt that asks the LLM for an answer to `content`, ready for that answer.
 
-    `content` is " " + transcript for text and AUDIO_TOKEN for speech. The space belongs to the transcript's
-    first word, as tokenizers see it, so that the ids before and after the content are the same for both.
+    `content` is the transcript for text (a space before it does not count) and AUDIO_TOKEN for speech. A space
+    between instruction and transcript belongs to the transcript's first word, as tokenizers see it: there is none
+    before speech. `spoken_around` gives the ids around speech.
     """
-    messages = [{"role": "user", "content": instruction + content}]
-    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert isinstance(prompt, str)
-    return prompt
+    prompt = Prompt(prompt) if isinstance(prompt, str) else prompt
+    before, after = prompt.around()
+    content = content.removeprefix(" ")
+    asked = (before.removesuffix(" ") if content.startswith(AUDIO_TOKEN) else before) + content + after
+    examples = [(before + said + after, answer) for said, answer in prompt.examples]
+    if prompt.template == "none":
+        turns = [message + gap_before_answer(message) + answer for message, answer in examples]
+        return _start(tokenizer) + BETWEEN_EXAMPLES.join([*turns, asked])
+    messages = []
+    for message, answer in examples:
+        messages += [{"role": "user", "content": message}, {"role": "assistant", "content": answer}]
+    messages.append({"role": "user", "content": asked})
+    built = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert isinstance(built, str)
+    return built
+
+
+def spoken_around(tokenizer: Any, prompt: Prompt | str) -> tuple[list[int], list[int]]:
+    """The token ids before and after the speech vectors in a spoken prompt.
+
+    They are the ones before and after a word in a written prompt: a tokenizer may spell what stands at the end of a
+    text (an empty line, say) in other tokens than before a word. Where the last mark of a transcript and the first
+    after it make one token (."), the written prompt has that one.
+    """
+    spoken = build_prompt(tokenizer, prompt, AUDIO_TOKEN)
+    ids = tokenizer(spoken, add_special_tokens=False).input_ids
+    place = ids.index(tokenizer.convert_tokens_to_ids(AUDIO_TOKEN))
+    written = build_prompt(tokenizer, prompt, PROBE)
+    following = PROBE + spoken.partition(AUDIO_TOKEN)[2]
+    if not (tokenizer.is_fast and written.endswith(following)):
+        return ids[:place], ids[place + 1 :]
+    start = len(written) - len(following)
+    spelled = tokenizer(written, add_special_tokens=False, return_offsets_mapping=True)
+    ends = [end for _, end in spelled.offset_mapping]
+    before, with_content = (sum(end <= limit for end in ends) for limit in (start, start + len(PROBE)))
+    return spelled.input_ids[:before], spelled.input_ids[with_content:]
+
+
+def answer_to(prompt: Prompt | str, answer: Answer, tokenizer: Any) -> Answer:
+    """The answer as it counts: without a chat template nothing but a line's end says where it ends."""
+    if isinstance(prompt, str) or prompt.template == "chat":
+        return answer
+    for length in range(1, len(answer.token_ids) + 1):
+        text = tokenizer.decode(answer.token_ids[:length], skip_special_tokens=True).lstrip()
+        if "\n" in text:
+            return Answer(answer.token_ids[:length], text.partition("\n")[0].strip(), "stop")
+    return answer
+
+
+def gap_before_answer(message: str) -> str:
+    """What stands between a message and its answer where there is no chat template."""
+    return "" if message[-1:].isspace() else " "
+
+
+def _start(tokenizer: Any) -> str:
+    """The token that the tokenizer puts before every text, if it has one."""
+    ids = tokenizer("a").input_ids
+    return str(tokenizer.bos_token) if ids[0] == tokenizer.bos_token_id else ""
 
 
 def end_of_turn(tokenizer: Any) -> int:
@@ -40,12 +98,12 @@ def end_of_turn(tokenizer: Any) -> int:
 def respond(
     model: "BlspForConditionalGeneration",
     processor: "BlspProcessor",
-    instruction: str,
+    prompt: Prompt | str,
     audio: Sequence[np.ndarray],
     max_new_tokens: int,
 ) -> list[str]:
-    """The model's greedy answer to `instruction` on each clip of `audio`, float32 mono (N,), as one batch."""
-    return respond_to_heard(model, processor, instruction, hear(model, processor, audio), max_new_tokens)
+    """The model's greedy answer to a prompt (an instruction alone, or more) on each clip, float32 mono (N,)."""
+    return respond_to_heard(model, processor, prompt, hear(model, processor, audio), max_new_tokens)
 
 
 def hear(
@@ -60,16 +118,14 @@ def hear(
 def respond_to_heard(
     model: "BlspForConditionalGeneration",
     processor: "BlspProcessor",
-    instruction: str,
+    prompt: Prompt | str,
     heard: Sequence[torch.Tensor],
     max_new_tokens: int,
 ) -> list[str]:
     """As `respond`, from the clips' speech vectors (A, D)."""
-    prompt = build_prompt(processor.tokenizer, instruction, AUDIO_TOKEN)
-    expanded = [prompt.replace(AUDIO_TOKEN, AUDIO_TOKEN * len(vectors)) for vectors in heard]
-    inputs = processor.tokenizer(
-        expanded, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
-    ).to(model.device)
+    before, after = spoken_around(processor.tokenizer, prompt)
+    ids = [[*before, *[processor.audio_token_id] * len(vectors), *after] for vectors in heard]
+    inputs = processor.tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt").to(model.device)
     with torch.inference_mode():
         embeddings = model.embed(inputs["input_ids"], torch.cat(list(heard)).to(model.device))
     answers = greedy(
@@ -80,4 +136,4 @@ def respond_to_heard(
         attention_mask=inputs["attention_mask"],
         inputs_embeds=embeddings,
     )
-    return [answer.text for answer in answers]
+    return [answer_to(prompt, answer, processor.tokenizer).text for answer in answers]

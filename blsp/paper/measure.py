@@ -72,8 +72,8 @@ def examples_by_task(
     yield behaviour, continued(behaviour, heard_in_training(items, heard_languages()), settings.batch_size)
     for name, task in settings.tasks.items():
         if name != behaviour and (judged := items_of(task, items)):
-            instruction, batch_size = task.instructions[0], settings.batch_size
-            yield name, answered(model, processor, judged, instruction, batch_size, settings.max_new_tokens)
+            prompt, batch_size = task.prompt(task.instructions[0]), settings.batch_size
+            yield name, answered(model, processor, judged, prompt, batch_size, settings.max_new_tokens)
 
 
 def similarities(

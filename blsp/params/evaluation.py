@@ -4,11 +4,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from blsp.params.record import LANGUAGE_CODE, SERVER_URL, Count, FieldName, Instruction, Positive, Record, shown
+from blsp.params.record import LANGUAGE_CODE, SERVER_URL, Count, FieldName, Positive, Record, shown
+from blsp.params.wording import Wording
 
 
-class Task(Record):
-    instructions: Annotated[list[Instruction], Field(min_length=1)]
+class Task(Wording):
     reference: Literal["transcript", "translation", "intent", "answer"] | None
     metric: Literal["wer", "bleu", "chrf", "accuracy", "perplexity"]
     drop: Annotated[str, Field(min_length=1)] | None

@@ -18,7 +18,7 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Revision = Annotated[str, Field(pattern=COMMIT)]
-Instruction = Annotated[str, Field(min_length=1)]
+Words = Annotated[str, Field(min_length=1)]
 FieldName = Annotated[str, Field(pattern=NAME)]
 
 

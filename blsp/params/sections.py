@@ -14,7 +14,6 @@ from blsp.params.record import (
     SERVER_URL,
     Count,
     FieldName,
-    Instruction,
     NonNegative,
     Positive,
     Record,
@@ -24,6 +23,7 @@ from blsp.params.record import (
     shown,
 )
 from blsp.params.training import Experiments, Train, with_changes
+from blsp.params.wording import Wording
 
 
 class Transformer(Record):
@@ -173,8 +173,7 @@ class Execution(Record):
         return self
 
 
-class Behaviour(Record):
-    instructions: Annotated[list[Instruction], Field(min_length=1)]
+class Behaviour(Wording):
     share: Annotated[float, Field(gt=0, le=1)]
     answer: Literal["new", "copy", "any"]
     language: Annotated[str, Field(pattern=LANGUAGE)] | None

@@ -6,22 +6,24 @@ batch, K most likely tokens kept of the teacher's distribution, and K of the oth
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache, partial
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from blsp.model.chat import AUDIO_TOKEN, build_prompt
+from blsp.model.chat import build_prompt, spoken_around
 from blsp.model.processing import BlspProcessor
 from blsp.model.responses import Prompted, prompted
+from blsp.prompts import Prompt
 from blsp.training.frames import FrameCache
 from blsp.training.prefixes import NONE, Prefixes, prefix_number
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One utterance and what the LLM wrote from its transcript.
+    """One utterance and what the LLM wrote from its transcript, asked in `prompt` (an instruction alone, or more).
 
     `load_samples` gives its audio, float32 mono (N,) with N `num_samples`, and is called only when it is wanted;
     `response_ids` ends with the end token only where the LLM itself stopped, so
@@ -34,7 +36,7 @@ class Example:
     num_samples: int
     load_samples: Callable[[], np.ndarray]
     transcript: str
-    instruction: str
+    prompt: Prompt | str
     response_ids: Sequence[int]
     kept_ids: Sequence[Sequence[int]] | None = None
     kept_logprobs: Sequence[Sequence[float]] | None = None
@@ -76,18 +78,18 @@ class Collator:
 
     def __init__(self, processor: BlspProcessor, cache: FrameCache | None = None, prefixes: Prefixes = NONE) -> None:
         self.processor, self.cache, self.prefixes = processor, cache, prefixes
+        self._around = lru_cache(maxsize=None)(partial(spoken_around, processor.tokenizer))
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """One batch of these examples, in their order."""
         processor = self.processor
-        texts = [build_prompt(processor.tokenizer, e.instruction, " " + e.transcript) for e in examples]
-        speech = []
+        texts = [build_prompt(processor.tokenizer, e.prompt, e.transcript) for e in examples]
+        written = processor.tokenizer(texts, add_special_tokens=False).input_ids
+        spoken = []
         for example in examples:
-            placeholder = processor.audio_token * processor.audio_token_count(example.num_samples)
-            prompt = build_prompt(processor.tokenizer, example.instruction, AUDIO_TOKEN)
-            speech.append(prompt.replace(AUDIO_TOKEN, placeholder))
-        ids = processor.tokenizer([*texts, *speech], add_special_tokens=False).input_ids
-        written, spoken = ids[: len(texts)], ids[len(texts) :]
+            before, after = self._around(example.prompt)
+            speech = [processor.audio_token_id] * processor.audio_token_count(example.num_samples)
+            spoken.append([*before, *speech, *after])
         prefix = [prefix_number(self.prefixes, *pair) for pair in zip(written, spoken, strict=True)]
         cuts = [len(self.prefixes[number]) for number in prefix]
         responses = [e.response_ids for e in examples]

@@ -1,7 +1,7 @@
 """What prompts begin with: read by the frozen LLM once, not with every utterance.
 
-Template and instruction stand before the speech. They attend to nothing after them, and no gradient flows to them, so
-their keys and values are the same in every row and at every step.
+Template, examples and instruction stand before the speech. They attend to nothing after them, and no gradient flows to
+them, so their keys and values are the same in every row and at every step.
 
 Axes: B utterances, P prefixes, C tokens of the longest prefix, L tokens, H heads, E a head's width, D LLM width.
 """
@@ -13,24 +13,26 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from blsp.model.chat import AUDIO_TOKEN, build_prompt
+from blsp.model.chat import PROBE, build_prompt, spoken_around
 from blsp.model.decoding import has_keys_alone
 from blsp.model.processing import BlspProcessor
 from blsp.model.responses import positions_of
+from blsp.prompts import Prompt
 
 Prefixes = Sequence[tuple[int, ...]]  # token ids, by number; number 0 is the empty one
 NONE: Prefixes = ((),)
 CHECKED_TOKENS = 12
-SOME_WORD = " a"
 
 
-def prompt_prefixes(processor: BlspProcessor, instructions: Sequence[str]) -> Prefixes:
-    """What the prompts of these instructions begin with, spoken and written alike."""
+def prompt_prefixes(processor: BlspProcessor, prompts: Sequence[Prompt | str]) -> Prefixes:
+    """What these prompts begin with, spoken and written alike: up to the content, examples and all."""
     prefixes = set()
-    for instruction in instructions:
-        prompts = [build_prompt(processor.tokenizer, instruction, content) for content in (AUDIO_TOKEN, SOME_WORD)]
-        spoken, written = processor.tokenizer(prompts, add_special_tokens=False).input_ids
-        same = next(at for at, pair in enumerate(zip(spoken, written, strict=False)) if len(set(pair)) > 1)
+    for prompt in prompts:
+        spoken, _ = spoken_around(processor.tokenizer, prompt)
+        text = build_prompt(processor.tokenizer, prompt, PROBE)
+        written = processor.tokenizer(text, add_special_tokens=False).input_ids
+        pairs = zip(spoken, written, strict=False)
+        same = next((at for at, pair in enumerate(pairs) if len(set(pair)) > 1), min(len(spoken), len(written)))
         prefixes.add(tuple(spoken[:same]))
     return (*NONE, *sorted(prefixes - {()}))
 

@@ -60,7 +60,7 @@ def run(params: Params, places: Places = PIPELINE) -> None:
         _check_stored(index.kept_temperatures(), settings.temperature)
     # Compiled layers would be compiled one by one for it, each with its own place in what was read.
     reads_ahead = not settings.compile and takes_prefixes(model.language_model)
-    prefixes = prompt_prefixes(processor, index.instructions()) if reads_ahead else NONE
+    prefixes = prompt_prefixes(processor, index.different_prompts()) if reads_ahead else NONE
     sizes = training_sizes(index, model, processor, prefixes)
     cache = _frame_cache(settings, index, sizes, model, processor)
     if cache:

@@ -9,6 +9,7 @@ from blsp.data.batches import evaluation_batches, training_sizes
 from blsp.data.index import load_index
 from blsp.data.shards import iter_shards, load_cuts
 from blsp.errors import BlspError
+from blsp.prompts import Prompt
 from blsp.training.examples import Collator
 from tests.contracts import packed
 
@@ -32,7 +33,7 @@ def test_an_example_is_what_was_packed(corpus):
         example = index.example(row, "continuation")
         assert example.id == packed_row.id == cut.id and example.transcript == packed_row.text
         assert np.array_equal(example.load_samples(), cut.load_audio()[0])
-        assert example.instruction == "do continuation" and example.response_ids == [5, 6, 7]
+        assert example.prompt == Prompt("do continuation") and example.response_ids == [5, 6, 7]
 
 
 def test_lengths_are_those_of_the_batch(corpus, tiny_model):

@@ -25,7 +25,7 @@ def examples(clips: list[np.ndarray], tiny_model: Any) -> list[Example]:
             num_samples=len(clip),
             load_samples=lambda clip=clip: clip,
             transcript=text,
-            instruction=INSTRUCTION,
+            prompt=INSTRUCTION,
             response_ids=tokenizer(text + "<|end|>", add_special_tokens=False).input_ids,
         )
         for row, (clip, text) in enumerate(zip(clips, TEXTS, strict=True))
@@ -36,7 +36,7 @@ def alone(model: Any, processor: Any, example: Example, side: str) -> tuple[list
     """The layers (L, D) of one example unpadded, through the whole model; its ids, and where its response starts."""
     is_spoken = side == "spoken"
     content, audio = (AUDIO_TOKEN, [example.load_samples()]) if is_spoken else (" " + example.transcript, [])
-    inputs = processor(text=[build_prompt(processor.tokenizer, example.instruction, content)], audio=audio)
+    inputs = processor(text=[build_prompt(processor.tokenizer, example.prompt, content)], audio=audio)
     start = inputs["input_ids"].shape[1]
     inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([list(example.response_ids)])], dim=1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])

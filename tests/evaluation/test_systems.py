@@ -71,7 +71,7 @@ def test_the_cascade_reads_what_was_recognised_once(items, monkeypatch):
     monkeypatch.setattr(systems, "recognise", recognise)
     monkeypatch.setattr(systems, "load_recogniser", lambda: (None, None, None))
     monkeypatch.setattr(systems, "load_llm", lambda: (None, None))
-    monkeypatch.setattr(systems, "build_prompt", lambda _tokenizer, instruction, content: instruction + content)
+    monkeypatch.setattr(systems, "build_prompt", lambda _tokenizer, prompt, content: f"{prompt} {content}")
     monkeypatch.setattr(systems, "write_answers", read)
     answer = cascade_system(settings(2))
     for instruction in INSTRUCTIONS:

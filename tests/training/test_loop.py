@@ -50,7 +50,7 @@ def training(pins, clips, scratch, settings=SETTINGS, model=None, log=None, on_e
     set_switches(model, settings)
     train_adapter(
         model,
-        Collator(processor, prefixes=prompt_prefixes(processor, [rows[0].instruction])),
+        Collator(processor, prefixes=prompt_prefixes(processor, [rows[0].prompt])),
         plan,
         example,
         [rows],

@@ -21,7 +21,7 @@ def examples(clips, tokenizer):
             num_samples=len(clip),
             load_samples=lambda clip=clip: clip,
             transcript=text,
-            instruction="Repeat the following text.",
+            prompt="Repeat the following text.",
             response_ids=tokenizer(text + ("<|end|>" if row else ""), add_special_tokens=False).input_ids,
         )
         for row, (clip, text) in enumerate(zip(clips, texts, strict=True))
@@ -58,7 +58,7 @@ def test_states_are_those_that_predict_the_response(tiny_model, clips):
             (spoken, AUDIO_TOKEN, [example.load_samples()]),
             (written, " " + example.transcript, []),
         ):
-            prompt = processor(text=[build_prompt(processor.tokenizer, example.instruction, content)], audio=audio)
+            prompt = processor(text=[build_prompt(processor.tokenizer, example.prompt, content)], audio=audio)
             length = prompt["input_ids"].shape[1]
             prompt["input_ids"] = torch.cat([prompt["input_ids"], torch.tensor([response])], dim=1)
             prompt["attention_mask"] = torch.ones_like(prompt["input_ids"])
@@ -103,7 +103,7 @@ def test_the_stored_teacher_is_the_live_one(tiny_model, clips):
     collator = Collator(processor)
     live = AlignmentObjective(model, "kd", 2.0)(collator(rows)).item()
     tokenizer, llm = processor.tokenizer, model.language_model
-    prompts = [build_prompt(tokenizer, e.instruction, " " + e.transcript) for e in rows]
+    prompts = [build_prompt(tokenizer, e.prompt, e.transcript) for e in rows]
     ids = [tokenizer(prompt, add_special_tokens=False).input_ids for prompt in prompts]
     answers = [Answer(list(e.response_ids), "", "stop") for e in rows]
 

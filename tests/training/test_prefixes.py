@@ -19,7 +19,7 @@ INSTRUCTIONS = ["Repeat the following text.", "Continue the following text in a 
 def mixed(clips, tokenizer):
     """Two known instructions of different lengths, and one that is not known."""
     rows = examples(clips, tokenizer)
-    return [replace(rows[0], instruction=INSTRUCTIONS[1]), rows[1], replace(rows[2], instruction="What is this?")]
+    return [replace(rows[0], prompt=INSTRUCTIONS[1]), rows[1], replace(rows[2], prompt="What is this?")]
 
 
 def gradients(objective, batch):

@@ -24,7 +24,7 @@ def packed(folder, rows, kept_temperature=None):
             encoded = io.BytesIO()
             soundfile.write(encoded, example.load_samples(), tiny.SECOND, format="WAV", subtype="FLOAT")
             size = stream.write(encoded.getvalue())
-            written = {"transcript": example.transcript, "instruction": example.instruction}
+            written = {"transcript": example.transcript, "instruction": example.prompt, "style": None}
             written |= {"token_ids": example.response_ids, "kept_ids": None, "kept_logprobs": None}
             written |= {"kept_temperature": kept_temperature}
             place = {"shard": 0, "offset": offset, "size": size}
