@@ -63,7 +63,19 @@ def prepare(params: Params) -> SmokeTest:
     """The smoke test of the present adapter. Raises BlspError where its answers or the utterance are not there."""
     from blsp.evaluation.answers import read_answers
 
-    questions = choose(read_answers(ANSWERS, "dvc repro evaluate"))
+    # A served model is asked in an instruction alone, without examples and in the default joint.
+    plain = [
+        name
+        for name, task in params.evaluate.tasks.items()
+        if all(instruction.strip() and task.prompt(instruction).style is None for instruction in task.instructions)
+    ]
+    if not plain:
+        raise BlspError(
+            "a smoke test asks a served model in an instruction alone, and every task of evaluate.tasks has examples, "
+            "a joint, no template or an empty instruction; give evaluate.tasks one task without any of these"
+        )
+    table = read_answers(ANSWERS, "dvc repro evaluate")
+    questions = choose(table[table["task"].isin(plain)])
     audio = base64.b64encode(_recording(questions[0].id)).decode()
     return SmokeTest(tuple(questions), audio, params.evaluate.max_new_tokens)
 

@@ -10,7 +10,10 @@ ANY = {"share": 1.0, "answer": "any", "language": None}
 
 
 def asking(*, prompts_at_once: int = 3, **changes: Any) -> Params:
-    """The committed params with `changes` under `continuations`; two behaviours with one instruction each."""
+    """The committed params with `changes` under `continuations`; two behaviours with one instruction each.
+
+    Of the tasks there are those without references alone: of the others the text side would ask the LLM, too.
+    """
     raw = load_params(PARAMS).model_dump(by_alias=True)
     raw["continuations"] |= {
         "behaviours": {
@@ -21,5 +24,7 @@ def asking(*, prompts_at_once: int = 3, **changes: Any) -> Params:
         **changes,
     }
     raw["train"]["shares"] = {next(iter(raw["continuations"]["behaviours"])): 1.0}
+    raw["evaluate"]["tasks"] = {"continuation": raw["evaluate"]["tasks"]["continuation"]}
+    raw["promote"]["tolerated_falls"] = {}
     raw["execution"] |= {"prompts_at_once": prompts_at_once}
     return Params.model_validate(raw)
