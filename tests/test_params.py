@@ -123,6 +123,27 @@ def test_a_wrong_type_is_refused(tmp_path, key, value, expected):
         ("validate/max_drop_share", 20, "validate.max_drop_share: must be at most 1; found 20"),
         ("evaluate/confidence", 1.0, "evaluate.confidence: must be less than 1; found 1.0"),
         ("evaluate/tasks/qa/drop", "", "evaluate.tasks.qa.drop: must be text that is not empty; found ''"),
+        (
+            "evaluate/tasks/qa/joint",
+            "{instruction}",
+            "evaluate.tasks.qa: joint must have {content} once, where the transcript goes; found '{instruction}'",
+        ),
+        (
+            "continuations/behaviours/repetition/joint",
+            "{content}",
+            "continuations.behaviours.repetition: joint must have {instruction} once, where the instruction goes; "
+            "found '{content}'",
+        ),
+        (
+            "continuations/behaviours/repetition/template",
+            "raw",
+            "continuations.behaviours.repetition.template: must be 'chat' or 'none'; found 'raw'",
+        ),
+        (
+            "continuations/behaviours/repetition/examples",
+            [{"content": "play", "answer": ""}],
+            "continuations.behaviours.repetition.examples.0.answer: must be text that is not empty; found ''",
+        ),
         ("promote/gates", {}, "promote.gates: must be a section with at least one key; found {}"),
         ("promote/tolerated_falls/asr", -1, "promote.tolerated_falls.asr: must be at least 0; found -1"),
         (

@@ -9,8 +9,10 @@ from blsp.data.batches import evaluation_batches, training_sizes
 from blsp.data.index import load_index
 from blsp.data.shards import iter_shards, load_cuts
 from blsp.errors import BlspError
+from blsp.model.chat import build_prompt
 from blsp.prompts import Prompt
 from blsp.training.examples import Collator
+from blsp.training.prefixes import prompt_prefixes
 from tests.contracts import packed
 
 
@@ -47,6 +49,39 @@ def test_lengths_are_those_of_the_batch(corpus, tiny_model):
     assert counts.tolist() == sizes.frames[rows].tolist()
     assert batch.spoken.mask.sum(-1).tolist() == sizes.positions["repetition"][rows].tolist()
     assert len(batch.targets) == sizes.targets["repetition"][rows].sum()
+
+
+STYLE = {"examples": [["play", "play"], ["stop", "stop it"]], "joint": "{instruction}\n\n{content}", "template": "chat"}
+
+
+def test_the_very_prompt_is_built_again_and_examples_are_read_once(tmp_path, monkeypatch, tiny_model):
+    monkeypatch.chdir(tmp_path)
+    rows = packed.good_rows()
+    for row in rows:
+        row.written["continuation"] |= {"instruction": "Go on:", "style": STYLE}
+        row.written["repetition"] |= {"instruction": "", "style": STYLE | {"template": "none", "joint": "{content}"}}
+    packed.pack(rows)
+    (model, processor), index = tiny_model, load_index("train", packed.BEHAVIOURS)
+    tokenizer = processor.tokenizer
+    taught = Prompt.of("Go on:", STYLE)
+    assert index.example(0, "continuation").prompt == taught and len(index.different_prompts()) == 2
+    prefixes = prompt_prefixes(processor, index.different_prompts())
+    assert "stop it<|end|><|user|> Go on:" in tokenizer.decode(max(prefixes, key=len))
+    sizes = training_sizes(index, model, processor, prefixes)
+    for behaviour in packed.BEHAVIOURS:
+        examples = [index.example(row, behaviour) for row in range(3)]
+        batch, whole = Collator(processor, prefixes=prefixes)(examples), Collator(processor)(examples)
+        assert batch.spoken.mask.sum(-1).tolist() == sizes.positions[behaviour][:3].tolist()
+        assert set(batch.prefix.tolist()) != {0}
+        text = build_prompt(tokenizer, examples[0].prompt, examples[0].transcript)
+        ids = [*tokenizer(text, add_special_tokens=False).input_ids, *examples[0].response_ids]
+        assert whole.written.ids[0, : len(ids)].tolist() == ids
+    before = index.digest()
+    rows[-1].written["continuation"]["style"] = rows[0].written["continuation"]["style"] = STYLE | {
+        "joint": "{content}"
+    }
+    packed.pack(rows)
+    assert load_index("train", packed.BEHAVIOURS).digest() != before
 
 
 def test_the_digest_changes_with_what_was_written(corpus):
