@@ -43,7 +43,7 @@ def test_rows_are_the_objectives_divergence_whatever_the_batches(tiny_model, ite
     model, processor = tiny_model
     examples = answered(model, processor, items, "Repeat the following text.", batch_size=8, max_new_tokens=5)
     rows = utterance_gaps(model, processor, examples, batch_size=2)
-    whole = AlignmentObjective(model).divergence(Collator(processor)(examples))
+    whole = AlignmentObjective(model).divergence(Collator(processor)(examples))["speech"]
     assert [row["id"] for row in rows] == [example.id for example in examples]
     np.testing.assert_allclose([row["kl"] for row in rows], whole.kl, rtol=1e-3)
     np.testing.assert_allclose([row["agreement"] for row in rows], whole.agreement)
