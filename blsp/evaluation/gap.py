@@ -96,8 +96,9 @@ def _measured(
     with tqdm(total=len(examples), desc="gap", unit=" utterances", disable=not examples) as progress:
         for start in range(0, len(examples), batch_size):
             some, theirs = (part[start : start + batch_size] for part in (examples, others))
-            batches = [collate(part).to(model.device) for part in (some, theirs) if part]
-            for name, gap in objective.divergence(*batches, untrained=untrained).items():
+            batch = collate(some).to(model.device)
+            other = collate(theirs).to(model.device) if theirs else None
+            for name, gap in objective.divergence(batch, other, untrained).items():
                 rows[name] += _rows(some, gap.kl, gap.agreement, gap.tokens)
                 if others:
                     rows[f"content_{name}"] += _rows(some, gap.content_kl, gap.content_agreement, gap.content_tokens)
@@ -121,7 +122,7 @@ def floored_figures(gaps: Mapping[str, list[UtteranceGap]], resampling: Resampli
     """
     found: dict[str, Any] = {}
     for name in ("speech", "other", "untrained"):
-        own = {}
+        own: dict[str, Figure] = {}
         for prefix in ("", "content_"):
             if rows := [row for row in gaps.get(f"{prefix}{name}", []) if row["tokens"]]:
                 which = {"": label, "content_": f"{label}|{CONTENT}"}[prefix]

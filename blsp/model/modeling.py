@@ -16,7 +16,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from blsp.errors import BlspError
-from blsp.model.adapter import adapter_length, build_adapter
+from blsp.model.adapter import ConvAdapter, StackAdapter, adapter_length, build_adapter
 from blsp.model.configuration import BlspConfig
 from blsp.model.encoder import encoder_length
 from blsp.model.headless import BlspModel
@@ -101,18 +101,18 @@ class BlspForConditionalGeneration(BlspModel, GenerationMixin):
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.adapter_state().items()}
         save_file(tensors, Path(folder) / ADAPTER_FILE, metadata={"format": "pt"})
 
-    def scale(self, adapter: nn.Module) -> None:
+    def scale(self, adapter: Any) -> None:
         """Give what a fresh adapter puts out the size of the LLM's embeddings."""
         nn.init.constant_(adapter.norm.weight, embedding_scale(self.language_model.get_input_embeddings()))
 
-    def fresh_adapter(self) -> nn.Module:
+    def fresh_adapter(self) -> ConvAdapter | StackAdapter:
         """An untrained adapter beside the model's own, on its device and in its precision, in evaluation mode."""
         adapter, own = build_adapter(self.config), self.multi_modal_projector.norm.weight
         self.scale(adapter)
         return adapter.requires_grad_(False).to(own.device, own.dtype).eval()
 
     @contextmanager
-    def hearing_through(self, adapter: nn.Module) -> Iterator[None]:
+    def hearing_through(self, adapter: Any) -> Iterator[None]:
         """For a while the model hears through this adapter in place of its own."""
         own, self.multi_modal_projector = self.multi_modal_projector, adapter
         try:

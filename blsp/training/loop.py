@@ -45,7 +45,8 @@ def train_adapter(
     another's speech to text there (`dev_share`).
     A run that was stopped goes on from its checkpoint, bit for bit on one process, and logs again what it had
     logged. Every LOG_EVERY_STEPS steps `log` gets the step and its figures; every `validate_every` steps, and at
-    the end, the behaviour gap on `dev` too (`behaviour_gap`), unless that is empty. SIGTERM and SIGINT save a checkpoint and exit.
+    the end, the behaviour gap on `dev` too (`behaviour_gap`), unless that is empty. SIGTERM and SIGINT save a checkpoint
+    and exit.
     Raises BlspError on a loss that is not finite, before the update, with the utterances that gave it.
     """
     accelerator = Accelerator(
@@ -177,8 +178,8 @@ def behaviour_gap(
     for start in range(0, len(pairs), accelerator.num_processes):
         mine = start + accelerator.process_index
         pair = pairs[min(mine, len(pairs) - 1)]
-        batches = (collator(examples).to(accelerator.device) for examples in (pair.own, pair.other))
-        gap = objective.divergence(*batches)
+        batch, other = (collator(examples).to(accelerator.device) for examples in (pair.own, pair.other))
+        gap = objective.divergence(batch, other)
         if mine < len(pairs):
             own = [torch.stack([part.sum() for part in vars(gap[name]).values()]) for name in ("speech", "other")]
             sums[behaviours.index(pair.behaviour)] += torch.stack(own).double().cpu()

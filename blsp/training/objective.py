@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from blsp.model.decoding import chunk_rows, logits_of
@@ -20,8 +19,8 @@ from blsp.model.responses import Prompted
 from blsp.training.examples import Batch
 from blsp.training.prefixes import NONE, Prefixes, PrefixReader
 
-# A token depends on the content where the LLM, reading another utterance's transcript in place of the true one, predicts
-# it otherwise: KL(text || another's text) above so many nats. docs/evaluation.md says what lies on either side.
+# A token depends on the content where the LLM predicts it otherwise when it reads another utterance's transcript in
+# place of the true one: KL(text || another's text) above so many nats. docs/evaluation.md tells why so many.
 CONTENT_NATS = 0.1
 SMALLEST_REST = 1e-8  # probability; float32 tells no less from a sum of 1
 
@@ -117,9 +116,7 @@ class AlignmentObjective:
         )
 
     @torch.no_grad()
-    def divergence(
-        self, batch: Batch, other: Batch | None = None, untrained: nn.Module | None = None
-    ) -> dict[str, Divergence]:
+    def divergence(self, batch: Batch, other: Batch | None = None, untrained: Any = None) -> dict[str, Divergence]:
         """The behaviour gap of the batch's utterances at temperature 1, and its floors where they are asked for.
 
         {"speech": hearing the utterance itself, "other": hearing another's speech, "untrained": hearing the utterance

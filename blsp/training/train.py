@@ -115,8 +115,8 @@ def run(params: Params, places: Places = PIPELINE) -> None:
     print(f"adapter of {report['adapter_parameters']:,} parameters trained in {report['train_s']:.0f} s")
     if measured:
         print(
-            f"dev: KL {report['dev_kl']:.3f} nats a token, {report['dev_share']:.3f} of the way from another's speech to "
-            f"text, top-1 agreement {report['dev_top1']:.3f}"
+            f"dev: KL {report['dev_kl']:.3f} nats a token, top-1 agreement {report['dev_top1']:.3f}, "
+            f"{report['dev_share']:.3f} of the way from another's speech to text"
         )
 
 

@@ -180,7 +180,10 @@ def test_the_floors_are_the_gap_of_anothers_speech_and_of_another_adapter(tiny_m
     own = model.multi_modal_projector
     gap = objective.divergence(collate(rows), collate(others), fresh)
     assert model.multi_modal_projector is own
-    swapped = [replace(row, load_samples=o.load_samples, num_samples=o.num_samples) for row, o in zip(rows, others)]
+    swapped = [
+        replace(row, load_samples=o.load_samples, num_samples=o.num_samples)
+        for row, o in zip(rows, others, strict=True)
+    ]
     torch.testing.assert_close(gap["other"].kl, objective.divergence(collate(swapped))["speech"].kl)
     with model.hearing_through(fresh):
         torch.testing.assert_close(gap["untrained"].kl, objective.divergence(collate(rows))["speech"].kl)
