@@ -202,8 +202,8 @@ def _gap(gap: Mapping[str, Any]) -> list[str]:
         "## The behaviour gap and its floors",
         "",
         "KL(text || speech) in nats a token, and the share of tokens with the same most likely choice. Most tokens "
-        "of a response follow from its own beginning: `content` is of those alone that the LLM predicts otherwise after "
-        "another utterance's transcript.",
+        "of a response follow from its own beginning: `content` is of those alone that the LLM predicts otherwise "
+        "after another utterance's transcript.",
         "",
         gap_tables(gap),
         "",

@@ -26,9 +26,8 @@ def measure_sensitivity(table: pd.DataFrame, tasks: Mapping[str, Task]) -> list[
     differ. Only instructions to which the reader itself gives different answers are counted.
     """
     # Not any task's first instruction: one task's second may be another's first.
-    asked = table[
-        table["instruction"] == table["task"].map({name: task.instructions[0] for name, task in tasks.items()})
-    ]
+    first = {name: task.instructions[0] for name, task in tasks.items()}
+    asked = table[table["instruction"] == table["task"].map(first)]
     answers = {
         key: dict(zip(own["task"], map(plain, own["answer"]), strict=True))
         for key, own in asked.groupby(["system", "seed", "id"], sort=False)

@@ -45,8 +45,7 @@ def train_adapter(
     another's speech to text there (`dev_share`).
     A run that was stopped goes on from its checkpoint, bit for bit on one process, and logs again what it had
     logged. Every LOG_EVERY_STEPS steps `log` gets the step and its figures; every `validate_every` steps, and at
-    the end, the behaviour gap on `dev` too (`behaviour_gap`), unless that is empty. SIGTERM and SIGINT save a checkpoint
-    and exit.
+    the end, `behaviour_gap` on `dev` too, unless that is empty. SIGTERM and SIGINT save a checkpoint and exit.
     Raises BlspError on a loss that is not finite, before the update, with the utterances that gave it.
     """
     accelerator = Accelerator(
