@@ -55,7 +55,13 @@ class Written:
     kept_temperature: float | None = None
 
 
-def answer_prompts(prompts: Sequence[str], asker: Asker, staging: Staging, done: Callable[[int], object] = bool) -> str:
+def nobody(_: int) -> None:
+    """Tell nobody of progress."""
+
+
+def answer_prompts(
+    prompts: Sequence[str], asker: Asker, staging: Staging, done: Callable[[int], object] = nobody
+) -> str:
     """The name in `staging` of the answers to these prompts, in their order; they are written where they are not there.
 
     `done` is told of so many more as they are written.

@@ -2,7 +2,7 @@
 
 from collections.abc import Set
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -11,7 +11,6 @@ from blsp.data.text import sentence_key
 from blsp.errors import BlspError
 from blsp.params import Task
 from blsp.sampling import draw_of
-from blsp.training.examples import Example
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +34,14 @@ class Item:
         return self.samples, self.sampling_rate_hz
 
 
-Utterance = TypeVar("Utterance", Item, Example)
+class Identified(Protocol):
+    """What has an id, as an Item and an Example have."""
+
+    @property
+    def id(self) -> str: ...
+
+
+Utterance = TypeVar("Utterance", bound=Identified)
 
 
 def test_items() -> list[Item]:

@@ -40,7 +40,7 @@ def test_a_gap_stands_beside_its_floors_and_what_is_unknown_is_left_out():
     own = {"kl": figure, "top1_agreement": figure, "share": figure, "untrained": {"kl": figure}}
     gap = {"kl": figure, "top1_agreement": figure, "share": figure, "reply": own}
     lines = gap_tables(gap).splitlines()
-    assert lines[0] == "**reply**" and [line.split("|")[1].strip() for line in lines if line.startswith("| ")] == [
+    assert lines[0] == "**reply**" and [line.split("|")[1].strip() for line in lines if line[:3] in ("| t", "| i")] == [
         "the LLM hears",
         "the utterance",
         "it, through an untrained adapter",
