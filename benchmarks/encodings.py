@@ -76,7 +76,8 @@ def downstream(variable: Path, padded: Path) -> dict[str, dict[str, float]]:
                 for part in ("value", "low", "high"):
                     figures[f"{task}_{metric}"][f"{name}_{part}"] = figure[part]
         for metric, figure in report["alignment"].items():
-            figures[metric][name] = figure["value"]
+            if "value" in figure:  # else a behaviour's own figures
+                figures[metric][name] = figure["value"]
     return dict(figures)
 
 

@@ -82,8 +82,11 @@ def load_tokenizer(found: Mapping[str, Any] | None = None) -> Any:
     return tokenizer
 
 
-def load_recogniser() -> tuple[Any, Any, Any]:
-    """The whole Whisper (encoder and decoder), in evaluation mode, its feature extractor and its tokenizer."""
+def load_recogniser(encoder: Any = None) -> tuple[Any, Any, Any]:
+    """The whole Whisper (encoder and decoder), in evaluation mode, its feature extractor and its tokenizer.
+
+    Where the pinned Whisper's `encoder` is loaded already, it is that one, and not a second.
+    """
     from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
     from blsp.model.loading import load_speech_model
@@ -92,6 +95,9 @@ def load_recogniser() -> tuple[Any, Any, Any]:
     found = pins()
     name, revision = backbone_source(found, "speech")
     model = load_speech_model(found, device_map=device_map())
+    if encoder is not None:
+        model.model.encoder = encoder
+        model.to(encoder.device)
     model.requires_grad_(False).eval()
     extractor = WhisperFeatureExtractor.from_pretrained(name, revision=revision)
     return model, extractor, WhisperTokenizer.from_pretrained(name, revision=revision)

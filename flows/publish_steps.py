@@ -277,11 +277,12 @@ def _record(candidate: Candidate) -> dict[str, Any]:
 
 
 def _headline() -> dict[str, float]:
-    """The figures of the trained system, without the ends of their intervals."""
+    """The figures of the trained system and its gap, without the ends of their intervals and without floors."""
     return {
         name: value
         for name, value in figures(read_evaluation()).items()
-        if name.startswith(("speech.", "alignment.")) and not name.endswith((".low", ".high"))
+        if (name.startswith("speech.") or (name.startswith("alignment.") and name.count(".") == 1))
+        and not name.endswith((".low", ".high"))
     }
 
 

@@ -465,3 +465,27 @@ def test_shards_may_be_worked_on_by_a_cluster(tmp_path, address):
 )
 def test_a_cluster_without_address_and_a_place_that_is_none_are_refused(tmp_path, changes, expected):
     assert complaint(tmp_path, *changes) == expected
+
+
+@pytest.mark.parametrize("key", ["train/seed", "evaluate/seed", "miniature/seed", "experiments/seeds/0"])
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_generator_takes_is_refused(tmp_path, key, seed):
+    changes = [(key, seed)] if not key.startswith("experiments") else [("experiments/seeds", [seed])]
+    message = complaint(tmp_path, *changes, ("experiments/ablation_seeds", [1]))
+    assert "at least 0" in message if seed < 0 else "less than 4.29497e+09" in message
+
+
+def test_a_seed_of_the_command_line_is_checked_too(tmp_path):
+    with pytest.raises(BlspError, match="--seed must be at least 0 .* found -1"):
+        load(tmp_path).variant("ce", seed=-1)
+
+
+def test_an_instruction_twice_in_a_task_is_refused(tmp_path):
+    message = complaint(tmp_path, ("evaluate/tasks/slu/instructions", ["Name it.", "Say it.", "Name it."]))
+    assert message == "evaluate.tasks.slu: instructions has 'Name it.' twice; once is enough"
+
+
+def test_items_are_limited_only_where_asked_for(tmp_path):
+    assert load(tmp_path).evaluate.items is None and load(tmp_path, ("evaluate/items", 5)).evaluate.items == 5
+    assert load(tmp_path, ("evaluate/items", ...)).evaluate.items is None
+    assert "evaluate.items: must be greater than 0" in complaint(tmp_path, ("evaluate/items", 0))

@@ -84,7 +84,12 @@ def test_every_stage_leaves_its_files(workspace):
         figures = [tasks["asr"]["wer"], tasks["st"]["bleu"], tasks["slu"]["accuracy"], tasks["slu_de"]["accuracy"]]
         for figure in figures:
             assert figure["low"] <= figure["value"] <= figure["high"] and figure["n"] and figure["signature"]
-    assert {"kl", "top1_agreement"} == set(report["alignment"])
+    gap = report["alignment"]
+    assert {"kl", "top1_agreement", "share", "continuation", "repetition"} <= set(gap)
+    for behaviour in ("continuation", "repetition"):
+        assert {"kl", "top1_agreement", "share", "other", "untrained"} <= set(gap[behaviour])
+    assert gap["kl"] == gap["continuation"]["kl"] and gap["share"]["value"] <= 1
+    assert report["test"]["speakers"] and not report["test"]["speakers_in_training"]
     assert sorted(path.name for path in (workspace / "models/adapter").iterdir()) == [
         "config.json",
         "model.safetensors",
@@ -93,7 +98,13 @@ def test_every_stage_leaves_its_files(workspace):
     assert corpus["rows_in"] == corpus["rows_kept"] == 95 and not corpus["dropped"]
     written = json.loads((workspace / "reports/continuations.json").read_text())
     assert written["behaviours"]["continuation"]["rows"] == 95
-    for name in ("data_docs/index.html", "figures/systems.png", "figures/learning_curve.png", "train_curve.csv"):
+    for name in (
+        "data_docs/index.html",
+        "figures/systems.png",
+        "figures/gap.png",
+        "figures/learning_curve.png",
+        "train_curve.csv",
+    ):
         assert (workspace / "reports" / name).stat().st_size > 100
 
 

@@ -7,7 +7,7 @@ before any rule on its quality.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -55,15 +55,22 @@ class Written:
     kept_temperature: float | None = None
 
 
-def answer_prompts(prompts: Sequence[str], asker: Asker, staging: Staging) -> str:
+def nobody(_: int) -> None:
+    """Tell nobody of progress."""
+
+
+def answer_prompts(
+    prompts: Sequence[str], asker: Asker, staging: Staging, done: Callable[[int], object] = nobody
+) -> str:
     """The name in `staging` of the answers to these prompts, in their order; they are written where they are not there.
 
+    `done` is told of so many more as they are written.
     Raises BlspError where a server does not answer.
     """
     name = asker.file_name(prompts)
     if staging.contents(name) is None:
         with staging.workspace() as folder:
-            write_jsonl_gz(folder / name, map(asdict, _written(prompts, asker)))
+            write_jsonl_gz(folder / name, map(asdict, _written(prompts, asker, done)))
             staging.store(folder / name, name)
     return name
 
@@ -96,13 +103,14 @@ def loaded_tokenizer(asker: Asker) -> Any:
     return _tokenizer(json.dumps(asker.pin))
 
 
-def _written(prompts: Sequence[str], asker: Asker) -> list[Written]:
+def _written(prompts: Sequence[str], asker: Asker, done: Callable[[int], object]) -> list[Written]:
     if asker.server is not None:
         tokenizer = loaded_tokenizer(asker)
-        by_row = dict(openai_server.ask_server(asker.server, tokenizer, prompts, asker.max_new_tokens))
+        by_row = dict(_told(openai_server.ask_server(asker.server, tokenizer, prompts, asker.max_new_tokens), done))
         return [Written(by_row[row]) for row in range(len(prompts))]
     model, tokenizer = loaded_llm(asker)
-    by_row = dict(engine.write_answers(model, tokenizer, prompts, asker.prompts_at_once, asker.max_new_tokens))
+    answered = engine.write_answers(model, tokenizer, prompts, asker.prompts_at_once, asker.max_new_tokens)
+    by_row = dict(_told(answered, done))
     answers = [by_row[row] for row in range(len(prompts))]
     if not asker.top_k:
         return [Written(answer) for answer in answers]
@@ -113,6 +121,12 @@ def _written(prompts: Sequence[str], asker: Asker) -> list[Written]:
         kept = teacher.kept_logprobs(model, ids[rows], answers[rows], asker.top_k, asker.temperature)
         written += [Written(answer, *own, asker.temperature) for answer, own in zip(answers[rows], kept, strict=True)]
     return written
+
+
+def _told(answers: Iterable[tuple[int, Answer]], done: Callable[[int], object]) -> Iterator[tuple[int, Answer]]:
+    for answer in answers:
+        done(1)
+        yield answer
 
 
 # A worker answers the prompts of many shards. Pins are dictionaries, which no cache takes as they are.

@@ -63,8 +63,10 @@ def _write_fields(params: Params, folder: Path, report: "_Report") -> Iterator[d
     looked_at = {name: text_side.Asked() for name in settings.behaviours}
     staging = _staging(params)
     answer = partial(answer_prompts, asker=asker, staging=staging)
-    total = len(shards) * len(settings.behaviours)
-    with tqdm(total=total, desc="continuations", unit=" shards", mininterval=0.5) as progress:
+    total, finished = sum(map(len, shards)) * len(settings.behaviours), 0
+    with tqdm(total=total, desc="continuations", unit=" utterances", mininterval=0.5) as progress:
+        if params.execution.executor == "local" and params.execution.processes == 1:
+            answer = partial(answer, done=progress.update)  # other processes tell of whole shards
         for name in run_each(answer, prompts(), params.execution, gpus=0 if asker.server else 1):
             sheet = asked.popleft()
             answers = ended(sheet, read_answers(name, staging), tokenizer)
@@ -73,7 +75,8 @@ def _write_fields(params: Params, folder: Path, report: "_Report") -> Iterator[d
             rows, dropped = fill_sheet(sheet, answers, settings, asker.pin)
             write_field(sheet.shard, sheet.behaviour, rows, folder)
             report.add(sheet, rows, dropped)
-            progress.update()
+            finished += len(rows) + len(dropped) + sheet.rows_not_asked
+            progress.update(finished - progress.n)
             yield from dropped
     report.text_side = text_side.look(looked_at, chosen, params, asker, staging)
 

@@ -25,15 +25,17 @@ def ask(
     items: list[Item],
     seed: int,
     condition: str = CLEAN,
+    limit: int | None = None,
 ) -> pd.DataFrame:
     """The table of all systems' answers to all tasks' instructions; what was done to the items is `condition`.
 
+    At most `limit` items of a task are asked, where there is one (`items_of`).
     A task that no item has a reference for is left out and said so.
     """
     parts = []
-    asked = {name: items_of(task, items) for name, task in tasks.items()}
-    runs = len(systems) * sum(len(tasks[name].instructions) for name, judged in asked.items() if judged)
-    with tqdm(total=runs, desc=f"answers, {condition}", unit="run") as progress:
+    asked = {name: items_of(task, items, limit) for name, task in tasks.items()}
+    total = len(systems) * sum(len(tasks[name].instructions) * len(judged) for name, judged in asked.items())
+    with tqdm(total=total, desc=f"answers, {condition}", unit=" utterances", mininterval=1) as progress:
         for name, judged in asked.items():
             if not judged:
                 print(f"evaluate: no test item has a reference for {name}; the task is left out")
@@ -51,9 +53,10 @@ def ask(
             for instruction in tasks[name].instructions:
                 prompt = tasks[name].prompt(instruction)
                 for system, answer in systems.items():
+                    progress.set_postfix_str(f"{name}, {system}")
                     own = known.assign(system=system, seed=seed, condition=condition, task=name)
-                    parts.append(own.assign(instruction=instruction, answer=answer(prompt, judged)))
-                    progress.update()
+                    answers = answer(prompt, judged, progress.update)
+                    parts.append(own.assign(instruction=instruction, answer=answers))
     if not parts:
         raise BlspError(
             "no test item has a reference for any task of evaluate.tasks in params.yaml; give rows of the split `test` "

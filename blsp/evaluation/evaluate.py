@@ -9,17 +9,17 @@ from blsp import tracking
 from blsp.backbones import device_map, pins
 from blsp.evaluation import page, report
 from blsp.evaluation.answers import ask, write_answers
-from blsp.evaluation.gap import continued, gap_figures, utterance_gaps
+from blsp.evaluation.gap import continued, floored_figures, floored_gaps, share_figure
 from blsp.evaluation.judge import ASPECTS, judge
 from blsp.evaluation.perplexity import with_perplexity
 from blsp.evaluation.resampling import Figure, Resampling, ratio, resampling_of
 from blsp.evaluation.scores import Measured, grade, measure, metrics_of
 from blsp.evaluation.sensitivity import measure_sensitivity
-from blsp.evaluation.systems import System, cascade_system, speech_system, text_system
-from blsp.evaluation.tasks import heard_in_training, heard_languages, test_items
+from blsp.evaluation.systems import all_systems
+from blsp.evaluation.tasks import heard_before, heard_in_training, heard_languages, some_of, test_items
 from blsp.files import sha256_of
 from blsp.params import Params
-from blsp.training.train import ADAPTER_DIR, new_config
+from blsp.training.train import ADAPTER_DIR
 
 ANSWERS = "reports/answers.parquet"
 COMPARED = (("speech", "cascade"), ("speech", "text"), ("speech", "untrained"))
@@ -27,7 +27,7 @@ EXAMPLES_PER_TASK = 5
 
 
 def run(params: Params) -> None:
-    """Nothing; afterwards reports/ holds evaluation.json, evaluation.md, figures/ and every answer, answers.parquet."""
+    """Write evaluation.json, evaluation.md, figures/ and every answer, answers.parquet, into reports/."""
     with tracking.mirror_after(params):  # MLflow is imported beside the evaluation, not after it
         evaluation = _evaluate(params)
         report.write(evaluation)
@@ -40,21 +40,15 @@ def _evaluate(params: Params) -> dict[str, Any]:
     from blsp.model import BlspForConditionalGeneration, BlspProcessor
 
     settings = params.evaluate
-    set_seed(params.train.seed)
     items = test_items()
     known = {item.id: item for item in items}
     processor = BlspProcessor.from_pretrained(ADAPTER_DIR)
     model = BlspForConditionalGeneration.from_pretrained(ADAPTER_DIR, device_map=device_map())
-    config = new_config(params, processor.audio_token_id)
-    fresh = BlspForConditionalGeneration.from_backbones(config, device_map=device_map())
-    systems: dict[str, System] = {
-        "text": text_system(settings),
-        "cascade": cascade_system(settings),
-        "speech": speech_system(settings, model, processor),
-        "untrained": speech_system(settings, fresh, processor),
-    }
+    set_seed(params.train.seed)
+    untrained = model.fresh_adapter()
+    systems = all_systems(settings, model, processor, untrained)
     resampling = resampling_of(settings)
-    answers = ask(systems, settings.tasks, items, params.train.seed)
+    answers = ask(systems, settings.tasks, items, params.train.seed, limit=settings.items)
     answers = with_perplexity(answers, settings.tasks, model.language_model, processor.tokenizer, settings)
     graded = grade(answers, settings.tasks, params.corpus.normalizer)
     write_answers(graded, ANSWERS)
@@ -70,11 +64,14 @@ def _evaluate(params: Params) -> dict[str, Any]:
         "systems": figures(measured, resampling),
         "comparisons": comparisons(measured, COMPARED, resampling),
         "judge": judged(answers, params, resampling) if settings.judge else None,
-        "alignment": alignment(model, processor, heard_in_training(items, heard), params, resampling),
+        "alignment": alignment(model, processor, untrained, heard_in_training(items, heard), params, resampling),
         "test": {
             "utterances": len(items),
             "audio_s": sum(len(item.samples) / item.sampling_rate_hz for item in items),
+            "items": settings.items,
+            **heard_before(items),
         },
+        "confidence": settings.confidence,
         "tasks": tasks_of(measured, graded, heard),
         "instructions": {name: task.instructions for name, task in settings.tasks.items()},
         "examples": examples(graded),
@@ -88,7 +85,7 @@ def measure_answers(graded: pd.DataFrame, params: Params, heard: Set[str | None]
     tasks = params.evaluate.tasks
     metrics = metrics_of(graded, tasks, params.corpus.normalizer)
     known = graded[graded["language"].isin(heard)] if heard else graded
-    return [*measure(graded, tasks, metrics), *measure_sensitivity(known, tasks)]
+    return [*measure(graded, tasks, metrics, params.evaluate.items), *measure_sensitivity(known, tasks)]
 
 
 def figures(measured: Sequence[Measured], resampling: Resampling) -> dict[str, dict[str, dict[str, Figure]]]:
@@ -161,13 +158,26 @@ def examples(graded: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def alignment(
-    model: Any, processor: Any, ids: Container[str], params: Params, resampling: Resampling
-) -> dict[str, Figure]:
-    """The behaviour gap on the test split's continuations of the utterances with these ids.
+    model: Any, processor: Any, untrained: Any, ids: Container[str], params: Params, resampling: Resampling
+) -> dict[str, Any]:
+    """The behaviour gap on the test split's continuations of the utterances with these ids; empty without any.
 
-    KL in nats a token and top-1 agreement of the LLM's next-token distributions given the speech and given the
-    transcript, along the continuation that the LLM wrote from the transcript.
+    {"kl", "top1_agreement"}: of the first behaviour that was trained. {"share", "content_share"}: of all of them,
+    weighted by their shares of the training. {behaviour: `floored_figures`}.
     """
-    behaviour, batch_size = next(iter(params.train.shares)), params.evaluate.batch_size
-    examples = continued(behaviour, ids, batch_size)
-    return gap_figures(utterance_gaps(model, processor, examples, batch_size), resampling, behaviour)
+    settings = params.evaluate
+    shares = {name: share for name, share in params.train.shares.items() if share > 0}
+    gaps = {}
+    for name in shares:
+        if examples := some_of(continued(name, ids, settings.batch_size), settings.items):
+            gaps[name] = floored_gaps(model, processor, examples, settings.batch_size, untrained)
+    if not gaps:
+        return {}
+    found = {name: floored_figures(own, resampling, name) for name, own in gaps.items()}
+    first = next(iter(found.values()))
+    whole = {f"{prefix}share": share_figure(gaps, shares, resampling, prefix) for prefix in ("", "content_")}
+    return {
+        **{key: first[key] for key in ("kl", "top1_agreement")},
+        **{key: figure for key, figure in whole.items() if figure},
+        **found,
+    }

@@ -36,7 +36,7 @@ def new_metric(name: str, normalizer: Normalizer) -> Metric:
     """The metric of that name in params.yaml; the normaliser is for word errors."""
     if name == "wer":
         return word_error_rate(normalizer)
-    return {"bleu": bleu, "chrf": chrf, "accuracy": accuracy, "perplexity": perplexity}[name]()
+    return {"bleu": bleu, "chrf": chrf, "accuracy": accuracy, "contains": contains, "perplexity": perplexity}[name]()
 
 
 def word_error_rate(normalizer: Normalizer) -> Metric:
@@ -81,6 +81,26 @@ def accuracy() -> Metric:
         compute=lambda total: total[0] / total[1],
         quality=lambda counts: float(counts[0]),
         signature="accuracy|exact match, plain words",
+    )
+
+
+def contains() -> Metric:
+    """The share of answers in which the reference stands, as whole words, but for case and punctuation.
+
+    A reference may give several right answers, `Paris | the French capital`: one of them will do.
+    """
+
+    def count(answer: str, reference: str) -> np.ndarray:
+        right = [words for one in reference.split("|") if (words := plain(one))]
+        return np.array([any(f" {words} " in f" {plain(answer)} " for words in right), 1], dtype=float)
+
+    return Metric(
+        name="contains",
+        higher_is_better=True,
+        count=count,
+        compute=lambda total: total[0] / total[1],
+        quality=lambda counts: float(counts[0]),
+        signature="contains|plain words",
     )
 
 

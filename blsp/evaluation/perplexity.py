@@ -52,11 +52,13 @@ def perplexity_counts(
     pairs = [_spelled(tokenizer, between, *one, max_new_tokens) for one in different]
     order = sorted(range(len(pairs)), key=lambda row: (sum(map(len, pairs[row])), row))
     counts: dict[tuple[Prompt | str, str, str], np.ndarray] = {}
-    for start in tqdm(range(0, len(order), batch_size), desc="perplexity", unit="batch"):
-        rows = order[start : start + batch_size]
-        nats = _nats(llm, [pairs[row][0] for row in rows], [pairs[row][1] for row in rows])
-        for row, own in zip(rows, nats, strict=True):
-            counts[different[row]] = np.array([own, len(pairs[row][1])])
+    with tqdm(total=len(order), desc="perplexity", unit=" answers") as progress:
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            nats = _nats(llm, [pairs[row][0] for row in rows], [pairs[row][1] for row in rows])
+            for row, own in zip(rows, nats, strict=True):
+                counts[different[row]] = np.array([own, len(pairs[row][1])])
+            progress.update(len(rows))
     return [counts[one] for one in asked]
 
 

@@ -48,9 +48,9 @@ def intervals(axis: Any, x: Sequence[float], figures: Sequence[Figure], **style:
     axis.errorbar(x, values, [below, above], **style)
 
 
-def bar(axis: Any, place: int, figure: Figure, colour: Any) -> None:
-    """Nothing; a bar of the figure stands at `place`, with its interval."""
-    axis.bar(place, figure["value"], color=colour, width=0.7)
+def bar(axis: Any, place: float, figure: Figure, colour: Any, width: float = 0.7) -> None:
+    """Draw a bar of the figure at `place`, with its interval."""
+    axis.bar(place, figure["value"], color=colour, width=width)
     intervals(axis, [place], [figure], color="black", capsize=3)
 
 

@@ -1,7 +1,7 @@
 """The evaluation on paper: one JSON file, one table, and figures."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,29 @@ MEANINGS = {
     "speech": "the LLM hears the speech through the trained adapter",
     "untrained": "the LLM hears the speech through a fresh adapter: the floor",
 }
+HEARD = {"speech": "the utterance", "other": "another's speech", "untrained": "it, through an untrained adapter"}
+GAP_COLUMNS = {
+    "kl": "KL",
+    "top1_agreement": "top-1",
+    "content_kl": "KL, content",
+    "content_top1_agreement": "top-1, content",
+}
+GAP_NOTES = {
+    "share": "Share of the way from another's speech to text",
+    "content_share": "Share of that way on tokens that depend on the content",
+    "content_tokens": "Share of tokens that depend on the content",
+}
+FLOOR_COLOURS = {"speech": plots.SPEECH, "other": plots.COLOURS[0], "untrained": "#b9b9b9"}
 COLOURS = {"text": "#4c6a92", "cascade": "#8fb0c6", "speech": plots.SPEECH, "untrained": "#b9b9b9"}
 
 
 def write(evaluation: dict[str, Any]) -> None:
-    """Nothing; reports/ then holds the evaluation as JSON, as a table and as figures."""
+    """Write the evaluation into reports/: as JSON, as a page and as figures."""
     with replace_dir(FIGURES) as folder:
         _draw_systems(evaluation, folder / "systems.png")
         _draw_curve(folder / "learning_curve.png")
+        if evaluation["alignment"]:
+            _draw_gap(evaluation["alignment"], folder / "gap.png")
     write_json(JSON, evaluation)
     write_text(MARKDOWN, _page(evaluation))
 
@@ -40,12 +55,63 @@ def table(evaluation: dict[str, Any]) -> str:
     figures = task_tables(
         "system", systems, evaluation["tasks"], lambda name, task: cell(systems[name][task["name"]][task["metric"]])
     )
-    gap = evaluation["alignment"]
-    closing = (
+    return f"{figures}\n\n{_closing(evaluation['alignment'])}"
+
+
+def _closing(gap: Mapping[str, Any]) -> str:
+    if not gap:
+        return "Behaviour gap on speech against text: no test utterance is in a language that training heard."
+    way = ""
+    if "share" in gap:
+        content = (
+            f", {cell(gap['content_share'])} on tokens that depend on the content" if "content_share" in gap else ""
+        )
+        way = f" Share of the way from another utterance's speech to text: {cell(gap['share'])}{content}."
+    return (
         f"Behaviour gap on speech against text, in the languages that training heard: KL {cell(gap['kl'])} nats a "
-        f"token, top-1 agreement {cell(gap['top1_agreement'])}."
+        f"token, top-1 agreement {cell(gap['top1_agreement'])}.{way}"
     )
-    return f"{figures}\n\n{closing}"
+
+
+def gap_tables(gap: Mapping[str, Any]) -> str:
+    """The gap of each behaviour beside its floors, on all tokens and on those alone that depend on the content."""
+    parts = []
+    for name, own in behaviours_of(gap).items():
+        rows = [
+            [meaning, *(cell(figures[key]) if key in figures else "" for key in GAP_COLUMNS)]
+            for heard, meaning in HEARD.items()
+            if (figures := own if heard == "speech" else own.get(heard))
+        ]
+        notes = [f"{title}: {cell(own[key])}." for key, title in GAP_NOTES.items() if key in own]
+        parts.append(
+            "\n\n".join([f"**{name}**", markdown.table(["the LLM hears", *GAP_COLUMNS.values()], rows), *notes])
+        )
+    return "\n\n".join(parts)
+
+
+def behaviours_of(gap: Mapping[str, Any]) -> dict[str, Any]:
+    """The behaviours of an evaluation's gap, each with its figures; without the figures over all of them."""
+    return {name: own for name, own in gap.items() if "value" not in own}
+
+
+def about_the_test(evaluation: Mapping[str, Any]) -> str:
+    """What was tested on, what of it is in the training data, as far as that is known, and what the intervals are."""
+    test = evaluation["test"]
+    said = [f"{test['utterances']} test utterances ({test['audio_s'] / 60:.1f} minutes)"]
+    if "speakers" in test:
+        heard, unknown, trained = (
+            test[key] for key in ("speakers_in_training", "without_speaker", "sentences_in_training")
+        )
+        if not (heard or unknown or trained):
+            said.append("their sentences and voices are in no training data")
+        else:
+            said.append(f"{trained or 'none'} of their sentences are in the training data")
+            said.append(f"{heard or 'none'} of their {test['speakers']} known speakers are")
+            said += [f"the speakers of {unknown} utterances are unknown"] if unknown else []
+    if test.get("items"):
+        said.append(f"each task is asked of {test['items']} of them at most, always the same ones")
+    intervals = f"Intervals are {100 * evaluation.get('confidence', 0.95):g} % bootstrap intervals over utterances."
+    return f"{'; '.join(said)}. {intervals}"
 
 
 def task_tables(
@@ -87,12 +153,10 @@ def number(value: float, figure: Mapping[str, Any], sign: str = "") -> str:
 
 
 def _page(evaluation: dict[str, Any]) -> str:
-    test = evaluation["test"]
     lines = [
         "# Evaluation",
         "",
-        f"{test['utterances']} test utterances ({test['audio_s'] / 60:.1f} minutes); their sentences and voices are "
-        "in no training data. Intervals are 95 % bootstrap intervals over utterances.",
+        about_the_test(evaluation),
         "",
         table(evaluation),
         "",
@@ -105,6 +169,7 @@ def _page(evaluation: dict[str, Any]) -> str:
         "![systems](figures/systems.png)",
         "![learning curve](figures/learning_curve.png)",
         "",
+        *_gap(evaluation["alignment"]),
         "## Differences on the same utterances",
         "",
         "p is that of approximate randomisation, two-sided: how often a difference as large comes about where a coin "
@@ -126,8 +191,33 @@ def _page(evaluation: dict[str, Any]) -> str:
     lines += ["## Signatures", ""]
     for name, figures in evaluation["systems"]["speech"].items():
         lines += [f"- {name}.{metric}: n={figure['n']} `{figure['signature']}`" for metric, figure in figures.items()]
-    lines += [f"- {name}: n={figure['n']} `{figure['signature']}`" for name, figure in evaluation["alignment"].items()]
+    lines += [f"- {name}: n={figure['n']} `{figure['signature']}`" for name, figure in _flat(evaluation["alignment"])]
     return "\n".join(lines) + "\n"
+
+
+def _gap(gap: Mapping[str, Any]) -> list[str]:
+    if not gap:
+        return []
+    return [
+        "## The behaviour gap and its floors",
+        "",
+        "KL(text || speech) in nats a token, and the share of tokens with the same most likely choice. Most tokens "
+        "of a response follow from its own beginning: `content` is of those alone that the LLM predicts otherwise "
+        "after another utterance's transcript.",
+        "",
+        gap_tables(gap),
+        "",
+        "![the gap and its floors](figures/gap.png)",
+        "",
+    ]
+
+
+def _flat(gap: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for name, own in gap.items():
+        if "value" in own:
+            yield prefix + name, own
+        else:
+            yield from _flat(own, f"{prefix}{name}.")
 
 
 def _judge(found: dict[str, Any] | None) -> list[str]:
@@ -164,19 +254,34 @@ def _draw_systems(evaluation: dict[str, Any], path: Path) -> None:
     plots.save(figure, path)
 
 
+def _draw_gap(gap: Mapping[str, Any], path: Path) -> None:
+    """A panel a figure, a bar a behaviour and what the LLM hears: all tokens, and those that depend on the content."""
+    behaviours = behaviours_of(gap)
+    figure, axes = plots.canvas(len(GAP_COLUMNS), PANELS_A_ROW, PANEL_IN, (0, 0.3))
+    for axis, (key, title) in zip(axes, GAP_COLUMNS.items(), strict=True):
+        for place, own in enumerate(behaviours.values()):
+            for shift, heard in enumerate(HEARD):
+                figures = own if heard == "speech" else own.get(heard, {})
+                if key in figures:
+                    plots.bar(axis, place + (shift - 1) * 0.27, figures[key], FLOOR_COLOURS[heard], 0.25)
+        axis.set_xticks(range(len(behaviours)), list(behaviours), fontsize=8)
+        axis.set_title(title, fontsize=9)
+    for heard, meaning in HEARD.items():
+        axes[0].bar(0, 0, color=FLOOR_COLOURS[heard], label=meaning)
+    plots.legend(figure, axes[0], "lower center")
+    plots.save(figure, path)
+
+
 def _draw_curve(path: Path) -> None:
     records = [json.loads(line) for line in Path(TRAIN_LOG).read_text(encoding="utf-8").splitlines()]
-    figure, axes = plots.canvas(3, PANELS_A_ROW, PANEL_IN)
-    for axis, key, title in zip(
-        axes,
-        ("loss", "dev_kl", "dev_top1"),
-        (
-            "training loss\nper response token",
-            "dev: KL of text and speech\nnats a token",
-            "dev: top-1 agreement\nspeech with text",
-        ),
-        strict=True,
-    ):
+    titles = {
+        "loss": "training loss\nper response token",
+        "dev_kl": "dev: KL of text and speech\nnats a token",
+        "dev_share": "dev: share of the way\nfrom another's speech to text",
+        "dev_top1": "dev: top-1 agreement\nspeech with text",
+    }
+    figure, axes = plots.canvas(len(titles), PANELS_A_ROW, PANEL_IN)
+    for axis, (key, title) in zip(axes, titles.items(), strict=True):
         points = [(record["step"], record[key]) for record in records if key in record]
         if points:
             marker = "o" if len(points) < 30 else None

@@ -66,9 +66,12 @@ def grade(table: pd.DataFrame, tasks: Mapping[str, Task], setting: Setting) -> p
     return pd.concat(parts, ignore_index=True)
 
 
-def measure(graded: pd.DataFrame, tasks: Mapping[str, Task], metrics: Mapping[str, Metric]) -> list[Measured]:
-    """Each task's metric over the graded table, in the tasks' order."""
+def measure(
+    graded: pd.DataFrame, tasks: Mapping[str, Task], metrics: Mapping[str, Metric], limit: int | None = None
+) -> list[Measured]:
+    """Each task's metric over the graded table, in the tasks' order; `limit` is evaluate.items."""
     found = []
+    chosen = f"|items:at most {limit}" if limit else ""
     for name, metric in metrics.items():
         task = tasks[name]
         dropped = f"|without:{task.drop}" if task.drop else ""
@@ -79,7 +82,7 @@ def measure(graded: pd.DataFrame, tasks: Mapping[str, Task], metrics: Mapping[st
                 higher_is_better=metric.higher_is_better,
                 counts=summed(graded[graded["task"] == name]),
                 compute=metric.compute,
-                signature=f"{metric.signature}{dropped}|instructions:{len(task.instructions)}",
+                signature=f"{metric.signature}{dropped}|instructions:{len(task.instructions)}{chosen}",
             )
         )
     return found

@@ -25,7 +25,9 @@ def measure_sensitivity(table: pd.DataFrame, tasks: Mapping[str, Task]) -> list[
     its answer to any other task's; a tie is a miss. changed: the share of pairs of tasks for which the two answers
     differ. Only instructions to which the reader itself gives different answers are counted.
     """
-    asked = table[table["instruction"].isin([task.instructions[0] for task in tasks.values()])]
+    # Not any task's first instruction: one task's second may be another's first.
+    first = {name: task.instructions[0] for name, task in tasks.items()}
+    asked = table[table["instruction"] == table["task"].map(first)]
     answers = {
         key: dict(zip(own["task"], map(plain, own["answer"]), strict=True))
         for key, own in asked.groupby(["system", "seed", "id"], sort=False)

@@ -1,7 +1,8 @@
 """The systems, each a function from a prompt (an instruction alone, or more) and test items to answers."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from tqdm import tqdm
@@ -14,27 +15,57 @@ from blsp.model.chat import answer_to, build_prompt, hear, respond_to_heard
 from blsp.params import Evaluate
 from blsp.prompts import Prompt
 
-System = Callable[[Prompt | str, list[Item]], list[str]]
+Done = Callable[[int], object]
 
 
-def text_system(settings: Evaluate) -> System:
-    """The LLM reading the true transcript: the ceiling."""
-    return _reader(settings, lambda items: [item.transcript for item in items])
+class System(Protocol):
+    """Answers to a prompt about these items, in their order; `done` is told of so many more as they are there."""
+
+    def __call__(self, prompt: Prompt | str, items: list[Item], done: Done = ...) -> list[str]: ...
 
 
-def cascade_system(settings: Evaluate) -> System:
-    """The speech model's own transcript of each item, then the LLM reading it; an item is recognised once."""
-    whisper = Whisper(*load_recogniser())
-    return _reader(settings, _once_an_item(lambda clips: recognise(whisper, clips), settings.batch_size, "recogniser"))
+def all_systems(settings: Evaluate, model: Any, processor: Any, untrained: Any) -> dict[str, System]:
+    """Those that `evaluate` compares, around one copy of the LLM and one of the speech encoder: the model's own.
+
+    `untrained` is the adapter of the system of that name.
+    """
+    llm = model.language_model, processor.tokenizer
+    return {
+        "text": text_system(settings, llm),
+        "cascade": cascade_system(settings, llm, model.audio_tower),
+        "speech": speech_system(settings, model, processor),
+        "untrained": speech_system(settings, model, processor, untrained),
+    }
 
 
-def speech_system(settings: Evaluate, model: Any, processor: Any) -> System:
-    """The LLM hearing the speech through the model's adapter; an item is heard once, whatever is asked about it."""
-    heard = _once_an_item(
-        lambda clips: [vectors.cpu() for vectors in hear(model, processor, clips)], settings.batch_size, "encoder"
-    )
+def text_system(settings: Evaluate, llm: tuple[Any, Any] | None = None) -> System:
+    """The LLM reading the true transcript: the ceiling. `llm` is it and its tokenizer, where they are loaded."""
+    return _reader(settings, lambda items: [item.transcript for item in items], llm)
 
-    def answer(prompt: Prompt | str, items: list[Item]) -> list[str]:
+
+def cascade_system(settings: Evaluate, llm: tuple[Any, Any] | None = None, encoder: Any = None) -> System:
+    """The speech model's own transcript of each item, then the LLM reading it; an item is recognised once.
+
+    `llm` as for `text_system`; `encoder` is the speech model's, where it is loaded already.
+    """
+    whisper = Whisper(*load_recogniser(encoder))
+    heard = _once_an_item(lambda clips: recognise(whisper, clips), settings.batch_size, "recogniser")
+    return _reader(settings, heard, llm)
+
+
+def speech_system(settings: Evaluate, model: Any, processor: Any, adapter: Any = None) -> System:
+    """The LLM hearing the speech through the model's adapter; an item is heard once, whatever is asked about it.
+
+    Where an `adapter` is given, it hears through that one.
+    """
+
+    def vectors_of(clips: list[Any]) -> list[Any]:
+        with model.hearing_through(adapter) if adapter is not None else nullcontext():
+            return [vectors.cpu() for vectors in hear(model, processor, clips)]
+
+    heard = _once_an_item(vectors_of, settings.batch_size, "encoder")
+
+    def answer(prompt: Prompt | str, items: list[Item], done: Done = nobody) -> list[str]:
         vectors = heard(items)
         answers = [""] * len(items)
         for rows in _batches([len(own) for own in vectors], settings.batch_size):
@@ -42,18 +73,28 @@ def speech_system(settings: Evaluate, model: Any, processor: Any) -> System:
             texts = respond_to_heard(model, processor, prompt, batch, settings.max_new_tokens)
             for row, text in zip(rows, texts, strict=True):
                 answers[row] = text
+            done(len(rows))
         return answers
 
     return answer
 
 
-def _reader(settings: Evaluate, transcripts_of: Callable[[list[Item]], list[str]]) -> System:
-    model, tokenizer = load_llm()
+def nobody(_: int) -> None:
+    """Tell nobody."""
 
-    def answer(prompt: Prompt | str, items: list[Item]) -> list[str]:
+
+def _reader(
+    settings: Evaluate, transcripts_of: Callable[[list[Item]], list[str]], llm: tuple[Any, Any] | None
+) -> System:
+    model, tokenizer = llm or load_llm()
+
+    def answer(prompt: Prompt | str, items: list[Item], done: Done = nobody) -> list[str]:
         prompts = [build_prompt(tokenizer, prompt, text) for text in transcripts_of(items)]
-        written = dict(write_answers(model, tokenizer, prompts, settings.batch_size, settings.max_new_tokens))
-        return [answer_to(prompt, written[row], tokenizer).text for row in range(len(prompts))]
+        answers = [""] * len(items)
+        for row, written in write_answers(model, tokenizer, prompts, settings.batch_size, settings.max_new_tokens):
+            answers[row] = answer_to(prompt, written, tokenizer).text
+            done(1)
+        return answers
 
     return answer
 
@@ -66,10 +107,11 @@ def _once_an_item(
 
     def of_all(items: list[Item]) -> list[Any]:
         new = [item for item in items if item not in known]
-        batches = list(_batches([len(item.samples) for item in new], batch_size))
-        for rows in tqdm(batches, desc=name, unit="batch", disable=not batches):
-            made = process([new[row].samples for row in rows])
-            known.update(zip([new[row] for row in rows], made, strict=True))
+        with tqdm(total=len(new), desc=name, unit=" utterances", leave=False, disable=not new) as progress:
+            for rows in _batches([len(item.samples) for item in new], batch_size):
+                made = process([new[row].samples for row in rows])
+                known.update(zip([new[row] for row in rows], made, strict=True))
+                progress.update(len(rows))
         return [known[item] for item in items]
 
     return of_all

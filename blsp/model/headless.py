@@ -107,7 +107,8 @@ class BlspModel(PreTrainedModel):
 
     def project(self, frames: torch.Tensor, counts: torch.Tensor) -> BaseModelOutputWithPooling:
         """As get_audio_features, from the clips' encoder frames (C, S, E) and their counts (C,)."""
-        vectors, lengths = self.multi_modal_projector(frames.to(self.multi_modal_projector.norm.weight.dtype), counts)
+        weight = self.multi_modal_projector.norm.weight
+        vectors, lengths = self.multi_modal_projector(frames.to(weight), counts.to(weight.device))
         valid = torch.arange(vectors.shape[1], device=vectors.device) < lengths[:, None].to(vectors.device)
         return BaseModelOutputWithPooling(last_hidden_state=frames, pooler_output=vectors[valid])
 

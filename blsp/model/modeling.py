@@ -3,6 +3,8 @@
 Axes: B prompts, L tokens, V vocabulary.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +16,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from blsp.errors import BlspError
-from blsp.model.adapter import adapter_length
+from blsp.model.adapter import ConvAdapter, StackAdapter, adapter_length, build_adapter
 from blsp.model.configuration import BlspConfig
 from blsp.model.encoder import encoder_length
 from blsp.model.headless import BlspModel
@@ -54,8 +56,7 @@ class BlspForConditionalGeneration(BlspModel, GenerationMixin):
         """
         audio_tower, language_model = load_backbones(config, dtype, device_map)
         model = cls(config, audio_tower, language_model)
-        scale = embedding_scale(language_model.get_input_embeddings())
-        nn.init.constant_(model.multi_modal_projector.norm.weight, scale)
+        model.scale(model.multi_modal_projector)
         if attn_implementation is not None:
             model.set_attn_implementation(attn_implementation)
         return place(model, dtype, device_map)
@@ -99,6 +100,25 @@ class BlspForConditionalGeneration(BlspModel, GenerationMixin):
         self.config.save_pretrained(folder)
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.adapter_state().items()}
         save_file(tensors, Path(folder) / ADAPTER_FILE, metadata={"format": "pt"})
+
+    def scale(self, adapter: Any) -> None:
+        """Give what a fresh adapter puts out the size of the LLM's embeddings."""
+        nn.init.constant_(adapter.norm.weight, embedding_scale(self.language_model.get_input_embeddings()))
+
+    def fresh_adapter(self) -> ConvAdapter | StackAdapter:
+        """An untrained adapter beside the model's own, on its device and in its precision, in evaluation mode."""
+        adapter, own = build_adapter(self.config), self.multi_modal_projector.norm.weight
+        self.scale(adapter)
+        return adapter.requires_grad_(False).to(own.device, own.dtype).eval()
+
+    @contextmanager
+    def hearing_through(self, adapter: Any) -> Iterator[None]:
+        """For a while the model hears through this adapter in place of its own."""
+        own, self.multi_modal_projector = self.multi_modal_projector, adapter
+        try:
+            yield
+        finally:
+            self.multi_modal_projector = own
 
     def adapter_state(self) -> dict[str, torch.Tensor]:
         """The adapter's tensors, under their names in the whole model."""

@@ -19,7 +19,7 @@ from blsp.evaluation.resampling import resampling_of
 from blsp.evaluation.similarity import last_layer, last_layer_by_length, similarity
 from blsp.evaluation.states import PLACES, PLACES_OF_A_TASK, States, layer_states, sample
 from blsp.evaluation.systems import speech_system
-from blsp.evaluation.tasks import Item, heard_in_training, heard_languages, items_of, test_items
+from blsp.evaluation.tasks import Item, heard_in_training, heard_languages, items_of, some_of, test_items
 from blsp.files import replace_dir, write_bytes, write_json
 from blsp.params import Params
 from blsp.training.examples import Example
@@ -41,7 +41,7 @@ def run(params: Params, places: Places) -> None:
     model = BlspForConditionalGeneration.from_pretrained(places.adapter, device_map=device_map())
     systems = {places.variant: speech_system(settings, model, processor)}
     with replace_dir(places.measured) as folder:
-        answers = ask(systems, settings.tasks, items, places.seed)
+        answers = ask(systems, settings.tasks, items, places.seed, limit=settings.items)
         answers = with_perplexity(answers, settings.tasks, model.language_model, processor.tokenizer, settings)
         write_answers(answers, folder / ANSWERS)
         examples = dict(examples_by_task(model, processor, params, items))
@@ -69,9 +69,10 @@ def examples_by_task(
     then each other task under its first instruction, with what the LLM now answers to the transcript.
     """
     settings, behaviour = params.evaluate, first_behaviour(params)
-    yield behaviour, continued(behaviour, heard_in_training(items, heard_languages()), settings.batch_size)
+    heard = heard_in_training(items, heard_languages())
+    yield behaviour, some_of(continued(behaviour, heard, settings.batch_size), settings.items)
     for name, task in settings.tasks.items():
-        if name != behaviour and (judged := items_of(task, items)):
+        if name != behaviour and (judged := items_of(task, items, settings.items)):
             prompt, batch_size = task.prompt(task.instructions[0]), settings.batch_size
             yield name, answered(model, processor, judged, prompt, batch_size, settings.max_new_tokens)
 

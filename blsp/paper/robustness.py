@@ -28,17 +28,18 @@ def run(params: Params) -> None:
     settings, every = params.evaluate, test_items()
     heard = heard_in_training(every, heard_languages())
     items = [item for item in every if item.id in heard]
-    tasks = {name: task for name, task in judged_tasks(params).items() if items_of(task, items)}
+    tasks = {name: task for name, task in judged_tasks(params).items() if items_of(task, items, settings.items)}
     processor = BlspProcessor.from_pretrained(PIPELINE.adapter)
     model = BlspForConditionalGeneration.from_pretrained(PIPELINE.adapter, device_map=device_map())
+    llm = model.language_model, processor.tokenizer
     systems: dict[str, System] = {
-        "cascade": cascade_system(settings),
+        "cascade": cascade_system(settings, llm, model.audio_tower),
         "speech": speech_system(settings, model, processor),
     }
     tables = []
     for name, alter in conditions(params, [item.samples for item in items]).items():
         altered = [replace(item, samples=alter(*item.as_heard, item.id)) for item in items]
-        tables.append(ask(systems, tasks, altered, params.train.seed, name))
+        tables.append(ask(systems, tasks, altered, params.train.seed, name, settings.items))
     write_answers(pd.concat(tables, ignore_index=True), ANSWERS)
     print(f"{ANSWERS}: {len(tables)} conditions, {len(items)} test utterances each")
 

@@ -1,19 +1,26 @@
 """What the systems are judged on: the section `evaluate`."""
 
+from collections import Counter
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from blsp.params.record import LANGUAGE_CODE, SERVER_URL, Count, FieldName, Positive, Record, shown
+from blsp.params.record import LANGUAGE_CODE, SERVER_URL, Count, FieldName, Positive, Record, Seed, shown
 from blsp.params.wording import Wording
 
 
 class Task(Wording):
     reference: Literal["transcript", "translation", "intent", "answer"] | None
-    metric: Literal["wer", "bleu", "chrf", "accuracy", "perplexity"]
+    metric: Literal["wer", "bleu", "chrf", "accuracy", "contains", "perplexity"]
     drop: Annotated[str, Field(min_length=1)] | None
     language: Annotated[str, Field(pattern=LANGUAGE_CODE)] | None
     source: Annotated[str, Field(min_length=1)] | None
+
+    @model_validator(mode="after")
+    def each_is_asked_once(self) -> Self:
+        if twice := [one for one, times in Counter(self.instructions).items() if times > 1]:
+            raise ValueError(f"instructions has {shown(twice[0])} twice; once is enough")
+        return self
 
     @model_validator(mode="after")
     def perplexity_needs_no_reference(self) -> Self:
@@ -54,7 +61,8 @@ class Evaluate(Record):
     max_new_tokens: Count
     bootstrap_samples: Count
     confidence: Annotated[float, Field(gt=0, lt=1)]
-    seed: int
+    items: Count | None = None
+    seed: Seed
     judge: Judge | None
     tasks: Annotated[dict[FieldName, Task], Field(min_length=1)]
     conditions: dict[FieldName, Condition]

@@ -16,6 +16,7 @@ SERVER_URL = "^https?://[^@/]+(/[^@]*)?/v1$"
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Revision = Annotated[str, Field(pattern=COMMIT)]
 Words = Annotated[str, Field(min_length=1)]

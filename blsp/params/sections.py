@@ -18,6 +18,7 @@ from blsp.params.record import (
     Positive,
     Record,
     Revision,
+    Seed,
     Share,
     refuse_empty_range,
     shown,
@@ -55,7 +56,7 @@ class MiniatureSpeech(Transformer):
 
 
 class Miniature(Record):
-    seed: int
+    seed: Seed
     train_utterances: Count
     dev_utterances: Count
     test_utterances: Count
@@ -297,8 +298,10 @@ class Params(Record):
     def variant(self, name: str, seed: int) -> Self:
         """These params with the `train` of one of `experiments`, trained from this seed.
 
-        Raises BlspError where there is none of that name, or it learns what is not written.
+        Raises BlspError where there is none of that name, it learns what is not written, or the seed is none.
         """
+        if not 0 <= seed < 2**32:
+            raise BlspError(f"--seed must be at least 0 and less than {2**32}; found {seed}")
         trainings = self.experiments.trainings
         if name not in trainings:
             raise BlspError(f"experiments has no variant and no ablation {name}; it has {', '.join(trainings)}")

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from blsp.params.record import Count, FieldName, NonNegative, Positive, Record, Share
+from blsp.params.record import Count, FieldName, NonNegative, Positive, Record, Seed, Share
 
-Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Seeds = Annotated[list[Seed], Field(min_length=1)]
 BASELINES = ("text", "cascade", "untrained")  # systems that nothing is trained for
 
 
@@ -36,7 +36,7 @@ class Train(Record):
     weight_decay: NonNegative
     clip_norm: Positive
     validate_every: Count
-    seed: int
+    seed: Seed
 
     @model_validator(mode="after")
     def shares_sum_to_one(self) -> Self:

@@ -183,14 +183,13 @@ def _body(known: Recorded) -> Iterator[str]:
 
 
 def _figures(known: Recorded) -> Iterator[str]:
-    from blsp.evaluation.report import table
+    from blsp.evaluation.report import about_the_test, table
 
-    evaluation, test = dict(known.evaluation), known.evaluation["test"]
+    evaluation = dict(known.evaluation)
     yield "## Figures\n"
     yield (
-        f"On {test['utterances']} test utterances ({test['audio_s'] / 60:.1f} minutes) whose sentences and voices are "
-        "in no training data; with 95 % bootstrap intervals over utterances. `text` is the LLM reading the true "
-        "transcript, the ceiling; `cascade` the speech model's transcript read by the LLM; `speech` this model.\n"
+        f"On {about_the_test(evaluation)} `text` is the LLM reading the true transcript, the ceiling; `cascade` the "
+        "speech model's transcript read by the LLM; `speech` this model.\n"
     )
     evaluation["systems"] = {k: v for k, v in evaluation["systems"].items() if k in ("text", "cascade", "speech")}
     yield table(evaluation) + "\n"

@@ -29,11 +29,11 @@ from blsp.files import SCRATCH_VARIABLE, replace_dir, scratch_folder, write_json
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: optimiser steps made, records logged, and the best measurement on dev (KL) so far."""
+    """How far a run is: optimiser steps made, records logged, and the best `dev_share` so far."""
 
     step: int
     records: list[dict[str, float]]
-    best_kl: float | None
+    best: float | None
 
 
 class Checkpoints:

@@ -5,7 +5,7 @@ batch, K most likely tokens kept of the teacher's distribution, and K of the oth
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from typing import Any, Self
 
@@ -40,6 +40,28 @@ class Example:
     response_ids: Sequence[int]
     kept_ids: Sequence[Sequence[int]] | None = None
     kept_logprobs: Sequence[Sequence[float]] | None = None
+
+
+def with_others(examples: Sequence[Example]) -> list[Example]:
+    """The same responses and instructions, each with the speech and transcript of another of these utterances.
+
+    It is always the same one: the nearest in length that says something else; of two as near, the longer. An empty
+    list where all say the same.
+    """
+    if len({example.transcript for example in examples}) < 2:
+        return []
+    order = sorted(range(len(examples)), key=lambda row: (examples[row].num_samples, examples[row].id))
+    found = list(examples)
+    for place, row in enumerate(order):
+        own = examples[row]
+        sides = (range(place + 1, len(order)), range(place - 1, -1, -1))
+        others = ((examples[order[at]] for at in side) for side in sides)
+        nearest = [next((one for one in side if one.transcript != own.transcript), None) for side in others]
+        other = min(filter(None, nearest), key=lambda one: abs(one.num_samples - own.num_samples))
+        found[row] = replace(
+            other, instruction=own.instruction, response_ids=own.response_ids, kept_ids=None, kept_logprobs=None
+        )
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,10 +4,11 @@ import math
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from blsp.errors import BlspError
 from blsp.model.modeling import BlspForConditionalGeneration
 from blsp.training.checkpoint import Checkpoints, Progress
-from blsp.training.examples import Collator, Example
+from blsp.training.examples import Collator, Example, with_others
 from blsp.training.loader import Work, batches_ahead
 from blsp.training.objective import AlignmentObjective
 from blsp.training.plan import Choice, Plan
@@ -33,16 +34,18 @@ def train_adapter(
     collator: Collator,
     plan: Plan,
     example: Callable[[Choice], Example],
-    dev: Sequence[list[Example]],
+    dev: Mapping[str, Sequence[list[Example]]],
     settings: "Train",
     checkpoints: Checkpoints,
     log: Callable[[int, dict[str, float]], None],
 ) -> None:
-    """Nothing; the model's adapter is trained for `settings.steps` steps of `plan`, and is the best seen on dev.
+    """Train the model's adapter for `settings.steps` steps of `plan`, and leave in it the best seen on dev.
 
+    `dev` has batches of each behaviour's utterances. The best is what has come the greatest share of the way from
+    another's speech to text there (`dev_share`).
     A run that was stopped goes on from its checkpoint, bit for bit on one process, and logs again what it had
     logged. Every LOG_EVERY_STEPS steps `log` gets the step and its figures; every `validate_every` steps, and at
-    the end, the behaviour gap on `dev` too, unless that is empty. SIGTERM and SIGINT save a checkpoint and exit.
+    the end, `behaviour_gap` on `dev` too, unless that is empty. SIGTERM and SIGINT save a checkpoint and exit.
     Raises BlspError on a loss that is not finite, before the update, with the utterances that gave it.
     """
     accelerator = Accelerator(
@@ -57,7 +60,8 @@ def train_adapter(
         for record in progress.records:
             log(int(record["step"]), {name: value for name, value in record.items() if name != "step"})
     meter = _Meter(accelerator, progress.records[-1]["elapsed_s"] if progress.records else 0.0)
-    records, best_kl = list(progress.records), progress.best_kl
+    records, best = list(progress.records), progress.best
+    measured_on = dev_pairs(dev)
     with (
         _interrupts() as stop,
         tqdm(
@@ -77,14 +81,14 @@ def train_adapter(
             optimizer.zero_grad()
             bar.update()
             done = work.step + 1
-            measure = bool(dev) and (done % settings.validate_every == 0 or done == settings.steps)
+            measure = bool(measured_on) and (done % settings.validate_every == 0 or done == settings.steps)
             if measure or done % LOG_EVERY_STEPS == 0 or done == settings.steps:
                 rate = optimizer.param_groups[0]["lr"]
                 figures = {"loss": loss, "lr": rate, "gradient_norm": gradient_norm, **meter.figures()}
                 if measure:
-                    figures |= behaviour_gap(objective, collator, dev, accelerator)
-                    if best_kl is None or figures["dev_kl"] < best_kl:
-                        best_kl = figures["dev_kl"]
+                    figures |= behaviour_gap(objective, collator, measured_on, settings.shares, accelerator)
+                    if best is None or figures["dev_share"] > best:
+                        best = figures["dev_share"]
                         if accelerator.is_main_process:
                             checkpoints.keep_best(model.adapter_state())
                 records.append({"step": done, **figures})
@@ -94,11 +98,11 @@ def train_adapter(
                 meter.restart()
             stopping = _any(stop.requested, accelerator)
             if stopping or done % settings.checkpoint_every == 0:
-                checkpoints.save(adapter, optimizer, Progress(done, records, best_kl))
+                checkpoints.save(adapter, optimizer, Progress(done, records, best))
             if stopping:
                 raise BlspError(f"train: stopped after step {done} of {settings.steps}; run it again to go on")
-    if (best := checkpoints.best()) is not None:
-        model.load_state_dict(best, strict=False)
+    if (weights := checkpoints.best()) is not None:
+        model.load_state_dict(weights, strict=False)
 
 
 def _step(
@@ -134,24 +138,66 @@ def _step(
     return total, norm
 
 
+class DevBatch(NamedTuple):
+    """Some utterances of dev with what the LLM wrote for a behaviour, and the same with the speech of others."""
+
+    behaviour: str
+    own: list[Example]
+    other: list[Example]
+
+
+def dev_pairs(dev: Mapping[str, Sequence[list[Example]]]) -> list[DevBatch]:
+    """The batches on which the gap is measured; a behaviour with nobody else's speech to hear has none."""
+    pairs = []
+    for behaviour, batches in dev.items():
+        others = iter(with_others([example for batch in batches for example in batch]))
+        pairs += [DevBatch(behaviour, own, other) for own in batches if (other := list(islice(others, len(own))))]
+    return pairs
+
+
 def behaviour_gap(
-    objective: AlignmentObjective, collator: Collator, batches: Sequence[list[Example]], accelerator: Accelerator
+    objective: AlignmentObjective,
+    collator: Collator,
+    pairs: Sequence[DevBatch],
+    shares: Mapping[str, float],
+    accelerator: Accelerator,
 ) -> dict[str, float]:
-    """dev_kl in nats a token and dev_top1, the share of tokens with the same most likely choice.
+    """The gap on dev, each behaviour weighted by its share of the training batches.
+
+    `dev_kl` in nats a token; `dev_top1`, the share of tokens with the same most likely choice; `dev_share`, the share
+    of the way from another's speech to text, 1 - KL(text || speech) / KL(text || another's speech);
+    `dev_content_share`, the same over the tokens that depend on the content, where there are any.
 
     The processes share the batches. Each computes as many, as a sharded LLM asks for: some an empty-handed one.
     """
     model, was_training = objective.model, objective.model.training
     model.eval()
-    sums = torch.zeros(3, dtype=torch.float64)
-    for start in range(0, len(batches), accelerator.num_processes):
+    behaviours = list(dict.fromkeys(pair.behaviour for pair in pairs))
+    sums = torch.zeros(len(behaviours), 2, 6, dtype=torch.float64)
+    for start in range(0, len(pairs), accelerator.num_processes):
         mine = start + accelerator.process_index
-        gap = objective.divergence(collator(batches[min(mine, len(batches) - 1)]).to(accelerator.device))
-        if mine < len(batches):
-            sums += torch.stack([gap.kl.sum(), gap.agreement.sum(), gap.tokens.sum()]).double().cpu()
+        pair = pairs[min(mine, len(pairs) - 1)]
+        batch, other = (collator(examples).to(accelerator.device) for examples in (pair.own, pair.other))
+        gap = objective.divergence(batch, other)
+        if mine < len(pairs):
+            own = [torch.stack([part.sum() for part in vars(gap[name]).values()]) for name in ("speech", "other")]
+            sums[behaviours.index(pair.behaviour)] += torch.stack(own).double().cpu()
     model.train(was_training)
-    kl, agreement, tokens = accelerator.reduce(sums.float().to(accelerator.device), reduction="sum").tolist()
-    return {"dev_kl": kl / tokens, "dev_top1": agreement / tokens}
+    reduced = accelerator.reduce(sums.float().to(accelerator.device), reduction="sum").double().cpu()
+    weights = torch.tensor([shares[name] for name in behaviours], dtype=torch.float64)
+    speech, other = reduced[:, 0].T, reduced[:, 1].T
+    kl, agreement, tokens, content_kl, _, content_tokens = speech
+
+    def mean(values: torch.Tensor, of: torch.Tensor) -> float:
+        return float((values * weights)[of].sum() / weights[of].sum())
+
+    every, some = tokens > 0, content_tokens > 0
+    figures = {
+        "dev_kl": mean(kl / tokens, every),
+        "dev_top1": mean(agreement / tokens, every),
+        "dev_share": mean(1 - kl / other[0], every),
+    }
+    return figures | ({"dev_content_share": mean(1 - content_kl / other[3], some)} if some.any() else {})
 
 
 def rate_at(step: int, warmup_steps: int, steps: int) -> float:
@@ -197,7 +243,11 @@ def peak_memory_gib() -> float:
 
 
 def _summary(figures: dict[str, float]) -> str:
-    gap = f", dev KL {figures['dev_kl']:.3f}, top-1 {figures['dev_top1']:.3f}" if "dev_kl" in figures else ""
+    gap = (
+        f", dev KL {figures['dev_kl']:.3f}, share {figures['dev_share']:.3f}, top-1 {figures['dev_top1']:.3f}"
+        if "dev_kl" in figures
+        else ""
+    )
     return (
         f"loss {figures['loss']:.3f}{gap}, {figures['audio_s_per_s'] / 3600:.3f} audio h/s, "
         f"{figures['tokens_per_s']:.0f} tokens/s, padding {figures['padding_share']:.0%}, "

@@ -19,6 +19,9 @@ from blsp.model.responses import Prompted
 from blsp.training.examples import Batch
 from blsp.training.prefixes import NONE, Prefixes, PrefixReader
 
+# A token depends on the content where the LLM predicts it otherwise when it reads another utterance's transcript in
+# place of the true one: KL(text || another's text) above so many nats. docs/evaluation.md tells why so many.
+CONTENT_NATS = 0.1
 SMALLEST_REST = 1e-8  # probability; float32 tells no less from a sum of 1
 
 
@@ -65,12 +68,16 @@ class Divergence:
     """How far behaviour on speech is from behaviour on text, for each utterance of a batch: tensors (B,).
 
     `kl` is the summed KL(text || speech) in nats, `agreement` the number of positions with the same most
-    likely token, `tokens` the number of positions.
+    likely token, `tokens` the number of positions. `content_...` are the same over the positions alone whose
+    prediction depends on what was said: see CONTENT_NATS.
     """
 
     kl: torch.Tensor
     agreement: torch.Tensor
     tokens: torch.Tensor
+    content_kl: torch.Tensor
+    content_agreement: torch.Tensor
+    content_tokens: torch.Tensor
 
 
 class AlignmentObjective:
@@ -109,22 +116,32 @@ class AlignmentObjective:
         )
 
     @torch.no_grad()
-    def divergence(self, batch: Batch) -> Divergence:
-        """The behaviour gap of the batch's utterances at temperature 1."""
-        kl, same = [], []
-        for student, teacher in zip(
-            *map(self._chunks, (self.spoken_states(batch), self.written_states(batch))), strict=True
-        ):
-            spoken, written = self._logits(student).float(), self._logits(teacher).float()
-            target = log_softmax(written, -1)
-            kl.append(kl_div(log_softmax(spoken, -1), target, reduction="none", log_target=True).sum(-1))
-            same.append(spoken.argmax(-1) == written.argmax(-1))
-        by_utterance = torch.zeros(len(batch.ids), device=batch.targets.device)
-        return Divergence(
-            kl=by_utterance.index_add(0, batch.utterance, torch.cat(kl)),
-            agreement=by_utterance.index_add(0, batch.utterance, torch.cat(same).float()),
-            tokens=by_utterance.index_add(0, batch.utterance, torch.ones_like(batch.targets, dtype=torch.float)),
-        )
+    def divergence(self, batch: Batch, other: Batch | None = None, untrained: Any = None) -> dict[str, Divergence]:
+        """The behaviour gap of the batch's utterances at temperature 1, and its floors where they are asked for.
+
+        {"speech": hearing the utterance itself, "other": hearing another's speech, "untrained": hearing the utterance
+        through this adapter}. `other` is the batch with the speech and the transcripts of others (`with_others`);
+        without it nobody knows what depends on the content, and `content_tokens` is 0.
+        """
+        heard = {"speech": self.spoken_states(batch)}
+        if other is not None:
+            heard["other"] = self.spoken_states(other)
+        if untrained is not None:
+            with self.model.hearing_through(untrained):
+                heard["untrained"] = self.spoken_states(batch)
+        sums = {name: torch.zeros(len(batch.ids), 6, device=batch.targets.device) for name in heard}
+        read = self.written_states(batch)
+        misread = read if other is None else self.written_states(other)
+        chunks = map(self._chunks, (read, misread, *heard.values()))
+        for utterance, right, wrong, *hearing in zip(self._chunks(batch.utterance), *chunks, strict=True):
+            text = log_softmax(self._logits(right).float(), -1)
+            depends = _kl(text, log_softmax(self._logits(wrong).float(), -1)) > CONTENT_NATS
+            for name, states in zip(heard, hearing, strict=True):
+                speech = log_softmax(self._logits(states).float(), -1)
+                same = (speech.argmax(-1) == text.argmax(-1)).float()
+                counts = torch.stack([_kl(text, speech), same, torch.ones_like(same)], dim=-1)
+                sums[name].index_add_(0, utterance, torch.cat([counts, counts * depends[:, None]], dim=-1))
+        return {name: Divergence(*total.unbind(-1)) for name, total in sums.items()}
 
     def spoken_states(self, batch: Batch) -> torch.Tensor:
         """The LLM's last states (N, D) where it predicts the responses, hearing the speech."""
@@ -157,6 +174,11 @@ class AlignmentObjective:
             gradients.append(chunk.grad)
             total += value.detach()
         return _WithGradient.apply(states, total, torch.cat(gradients))
+
+
+def _kl(text: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """KL(text || other) in nats at each position (N,), of log-probabilities (N, V)."""
+    return kl_div(other, text, reduction="none", log_target=True).sum(-1)
 
 
 class _WithGradient(torch.autograd.Function):

@@ -6,7 +6,7 @@ import pytest
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-from blsp.evaluation.metrics import accuracy, bleu, chrf, new_metric, plain, without, word_error_rate
+from blsp.evaluation.metrics import accuracy, bleu, chrf, contains, new_metric, plain, without, word_error_rate
 
 GERMAN = (
     ["schalte das Licht im Flur ein", "bestelle Suppe und Tee für Anna", "rufe Peter an"],
@@ -65,3 +65,12 @@ def test_words_before_an_answer_are_dropped_where_they_are_whole_words():
 def test_metrics_go_by_their_names(name):
     metric = new_metric(name, "none")
     assert metric.name == name and metric.signature.startswith(name)
+
+
+def test_an_answer_contains_the_reference_as_whole_words_in_any_of_its_wordings():
+    metric = contains()
+    reference = "Paris | the French capital"
+    answers = ["It is Paris.", "the FRENCH capital, of course", "Parisian", "the capital", ""]
+    assert [metric.count(answer, reference).tolist() for answer in answers] == [[1, 1], [1, 1], [0, 1], [0, 1], [0, 1]]
+    assert metric.count("anything", "|").tolist() == [0, 1], "no wording stands in every answer"
+    assert corpus(new_metric("contains", "whisper"), answers, [reference] * 5) == 2 / 5 and metric.higher_is_better

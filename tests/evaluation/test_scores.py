@@ -105,3 +105,15 @@ def test_counts_are_in_the_order_of_the_items_whatever_the_order_of_rows():
     _, forwards = measured(rows)
     _, backwards = measured(rows[::-1])
     assert np.array_equal(forwards["qa"].counts["text"], backwards["qa"].counts["text"])
+
+
+def test_instructions_of_a_task_that_are_another_tasks_first_do_not_count_for_it():
+    """`st` is asked what `say` is asked first: of `st` its own first instruction counts."""
+    tasks = {"st": task("translation", "bleu", "Translate.", "Say."), "say": task("transcript", "wer", "Say.")}
+    rows = [
+        row(system, name, asked, "1", answer, "-")
+        for system, wrong in (("text", "sage"), ("speech", "nichts"))
+        for name, asked, answer in (("st", "Translate.", "kaufe Tee"), ("st", "Say.", wrong), ("say", "Say.", "sage"))
+    ]
+    followed = next(one for one in measure_sensitivity(pd.DataFrame(rows), tasks) if one.metric == "followed")
+    assert followed.figure("speech", RESAMPLING)["value"] == 1

@@ -4,8 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from blsp.data.recogniser import Whisper
 from blsp.evaluation import systems
-from blsp.evaluation.systems import cascade_system, speech_system
+from blsp.evaluation.systems import all_systems, cascade_system, speech_system
+from blsp.files import write_json
+from blsp.model import loading
 from blsp.model.chat import AUDIO_TOKEN, build_prompt, respond
 from blsp.model.decoding import greedy
 from blsp.params import load_params
@@ -69,7 +72,7 @@ def test_the_cascade_reads_what_was_recognised_once(items, monkeypatch):
         return ((row, SimpleNamespace(text=prompts[row])) for row in reversed(range(len(prompts))))
 
     monkeypatch.setattr(systems, "recognise", recognise)
-    monkeypatch.setattr(systems, "load_recogniser", lambda: (None, None, None))
+    monkeypatch.setattr(systems, "load_recogniser", lambda encoder: (None, None, None))
     monkeypatch.setattr(systems, "load_llm", lambda: (None, None))
     monkeypatch.setattr(systems, "build_prompt", lambda _tokenizer, prompt, content: f"{prompt} {content}")
     monkeypatch.setattr(systems, "write_answers", read)
@@ -77,3 +80,36 @@ def test_the_cascade_reads_what_was_recognised_once(items, monkeypatch):
     for instruction in INSTRUCTIONS:
         assert answer(instruction, items) == [f"{instruction} samples {len(item.samples)}" for item in items]
     assert recognised == sorted(len(item.samples) for item in items)
+
+
+def test_all_systems_share_one_llm_and_one_encoder(pins, tiny_model, clips, tmp_path, monkeypatch):
+    """Nothing but the speech model's decoder is loaded beside the model; answers are those of systems alone."""
+    model, processor = tiny_model
+    monkeypatch.chdir(tmp_path)
+    write_json("models/backbones/backbones.json", pins)
+    loaded, load = [], loading._load
+    monkeypatch.setattr(
+        loading, "_load", lambda kind, _, part, *rest: loaded.append(part) or load(kind, _, part, *rest)
+    )
+    found = {}
+    monkeypatch.setattr(systems, "Whisper", lambda *parts: found.setdefault("whisper", Whisper(*parts)))
+    items = [Item(id=f"u{number}", samples=clip, transcript="buy soap") for number, clip in enumerate(clips[:2])]
+    untrained = model.fresh_adapter()
+    beside = all_systems(settings(2), model, processor, untrained)
+    assert loaded == ["speech"]
+    whisper = found["whisper"].model
+    assert whisper.model.encoder is model.audio_tower
+    assert next(whisper.parameters()).data_ptr() == next(model.audio_tower.parameters()).data_ptr()
+    own, done = model.multi_modal_projector, []
+    answers = {name: answer(INSTRUCTIONS[0], items, done.append) for name, answer in beside.items()}
+    assert loaded == ["speech"] and model.multi_modal_projector is own
+    assert sum(done) == len(items) * len(beside), "each answer is told of once"
+    alone = {
+        "text": systems.text_system(settings(2))(INSTRUCTIONS[0], items),
+        "cascade": cascade_system(settings(2))(INSTRUCTIONS[0], items),
+        "speech": [respond(model, processor, INSTRUCTIONS[0], [item.samples], 6)[0] for item in items],
+    }
+    assert loaded == ["speech", "llm", "speech", "llm"], "four loads, where each system stands alone"
+    with model.hearing_through(untrained):
+        alone["untrained"] = [respond(model, processor, INSTRUCTIONS[0], [item.samples], 6)[0] for item in items]
+    assert answers == alone and answers["untrained"] != answers["speech"]

@@ -53,7 +53,7 @@ def training(pins, clips, scratch, settings=SETTINGS, model=None, log=None, on_e
         Collator(processor, prefixes=prompt_prefixes(processor, [rows[0].prompt])),
         plan,
         example,
-        [rows],
+        {"repetition": [rows]},
         settings,
         Checkpoints({"run": 1}, scratch),
         lambda step, figures: log.append({"step": step, **figures}),

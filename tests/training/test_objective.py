@@ -9,8 +9,8 @@ import torch
 from blsp.continuation.teacher import keep, kept_logprobs
 from blsp.model.chat import AUDIO_TOKEN, build_prompt
 from blsp.model.decoding import Answer, logits_of
-from blsp.training.examples import Collator, Example
-from blsp.training.objective import AlignmentObjective, ce_loss, kd_loss, stored_kd_loss
+from blsp.training.examples import Collator, Example, with_others
+from blsp.training.objective import CONTENT_NATS, AlignmentObjective, ce_loss, kd_loss, stored_kd_loss
 
 
 def examples(clips, tokenizer):
@@ -164,9 +164,48 @@ def test_divergence_is_zero_only_where_behaviour_is_the_same(tiny_model, clips):
     model, processor = tiny_model
     batch = Collator(processor)(examples(clips, processor.tokenizer))
     objective = AlignmentObjective(model)
-    gap = objective.divergence(batch)
+    gap = objective.divergence(batch)["speech"]
     assert (gap.kl > 0).all() and (gap.agreement <= gap.tokens).all()
     assert gap.tokens.tolist() == [len(e.response_ids) for e in examples(clips, processor.tokenizer)]
     objective.spoken_states = objective.written_states  # an adapter that makes speech into text
-    same = objective.divergence(batch)
+    same = objective.divergence(batch)["speech"]
     assert same.kl.abs().max() < 1e-5 and torch.equal(same.agreement, same.tokens)
+
+
+def test_the_floors_are_the_gap_of_anothers_speech_and_of_another_adapter(tiny_model, clips):
+    """And content-dependent tokens are those that the LLM predicts otherwise after another's transcript."""
+    model, processor = tiny_model
+    rows, collate, objective = examples(clips, processor.tokenizer), Collator(processor), AlignmentObjective(model)
+    others, fresh = with_others(rows), model.fresh_adapter()
+    own = model.multi_modal_projector
+    gap = objective.divergence(collate(rows), collate(others), fresh)
+    assert model.multi_modal_projector is own
+    swapped = [
+        replace(row, load_samples=o.load_samples, num_samples=o.num_samples)
+        for row, o in zip(rows, others, strict=True)
+    ]
+    torch.testing.assert_close(gap["other"].kl, objective.divergence(collate(swapped))["speech"].kl)
+    with model.hearing_through(fresh):
+        torch.testing.assert_close(gap["untrained"].kl, objective.divergence(collate(rows))["speech"].kl)
+    text, wrong = (
+        logits_of(model.language_model, objective.written_states(collate(some))).log_softmax(-1)
+        for some in (rows, others)
+    )
+    depends = (text.exp() * (text - wrong)).sum(-1) > CONTENT_NATS
+    assert 0 < depends.sum() < len(depends)
+    by_row = [int(depends[collate(rows).utterance == row].sum()) for row in range(len(rows))]
+    assert gap["speech"].content_tokens.tolist() == gap["other"].content_tokens.tolist() == by_row
+    assert (gap["speech"].content_kl <= gap["speech"].kl).all()
+
+
+def test_anothers_speech_is_the_nearest_in_length_that_says_something_else():
+    def example(id_, samples, transcript):
+        return Example(id_, samples, list, transcript, f"do {id_}", [len(id_)])
+
+    rows = [example("a", 100, "x"), example("b", 300, "y"), example("c", 110, "x"), example("d", 130, "z")]
+    others = with_others(rows)
+    assert [one.id for one in others] == ["d", "d", "d", "c"]
+    assert [one.transcript for one in others] == ["z", "z", "z", "x"] and others[1].num_samples == 130
+    assert [one.instruction for one in others] == [one.instruction for one in rows]
+    assert [one.id for one in with_others(rows[::-1])] == ["c", "d", "d", "d"]
+    assert with_others([rows[0], rows[2]]) == []
