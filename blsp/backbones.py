@@ -63,6 +63,18 @@ def pins() -> dict[str, dict[str, Any]]:
     return found
 
 
+def check_sources(params: Params) -> None:
+    """Raise BlspError as `pins` does, for a run in which no stage may run that asks for the pins.
+
+    Where params.yaml already names other backbones, or another SHA-256, DVC makes models/backbones anew anyway.
+    """
+    settings = params.backbones
+    for part, pin in read_json(PINS_FILE).items() if PINS_FILE.is_file() else ():
+        same = (settings.source, getattr(settings, f"{part}_name")) == (pin["source"], pin["origin"])
+        if same and getattr(settings, f"{part}_sha256") in (None, pin.get("source_sha256")):
+            _check_unchanged(part, pin)
+
+
 def load_llm(found: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
     """The frozen chat LLM, in evaluation mode, where it can compute best, and its tokenizer.
 

@@ -39,7 +39,13 @@ CT2_FIXED = {
     "decoder/scale_embeddings": 0,
     "decoder/start_from_zero_embedding": 0,
 }
-CT2_IGNORED = ("decoder/alignment_heads", "decoder/alignment_layer")  # of translation models; config.json has Whisper's
+# Of other models: of translation (config.json has a Whisper's alignment heads), and of those with ALiBi.
+CT2_IGNORED = (
+    "decoder/alibi_use_positive_positions",
+    "decoder/alignment_heads",
+    "decoder/alignment_layer",
+    "decoder/scale_alibi",
+)
 TIMESTAMPS = 1501  # tokens from <|0.00|> to <|30.00|>, behind <|notimestamps|>
 MULTILINGUAL_VOCABULARY = 51865  # tokens; an English-only Whisper has one fewer
 FRAMES_PER_S = 50  # of the encoder
@@ -161,11 +167,10 @@ def _write_gguf(file: Path, folder: Path) -> None:
 
     try:
         dtype = getattr(torch, _gguf_precision(gguf.GGUFReader(file), file))
-        where: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         # Dequantised in float32, since a step of arithmetic lies between the stored numbers and the weights.
         read, found = AutoModelForCausalLM.from_pretrained(
-            file.parent, **where, dtype=torch.float32, output_loading_info=True
+            file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
         )
     except (ValueError, KeyError, IndexError, NotImplementedError, OSError, RuntimeError) as error:
         raise BlspError(f"backbones: transformers cannot read {file}: {error}") from error
@@ -221,9 +226,7 @@ def _write_ctranslate2(source: Path, folder: Path) -> None:
     variables = Variables(file)
     weights, sizes = _whisper(variables, file)
     end = "<|endoftext|>"
-    tokenizer = WhisperTokenizer.from_pretrained(
-        source, bos_token=end, eos_token=end, unk_token=end, pad_token=end, local_files_only=True
-    )
+    tokenizer = WhisperTokenizer.from_pretrained(source, bos_token=end, eos_token=end, unk_token=end, pad_token=end)
     settings = _generation(source, tokenizer, sizes)
     ids = {key: settings[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")}
     with torch.device("meta"):
@@ -275,6 +278,8 @@ class Variables:
             if name not in self._left:
                 raise BlspError(f"backbones: {file}: {alias} stands for {name}, which is not there")
             self._left[alias] = self._left[name]
+            if (scale := self._left.get(f"{name}_scale")) is not None:
+                self._left[f"{alias}_scale"] = scale
         if self._at != len(self._bytes):
             raise BlspError(f"backbones: {file} goes on behind its last variable, at byte {self._at}")
 
