@@ -8,7 +8,7 @@ from typing import Any
 
 from blsp.errors import BlspError
 from blsp.files import read_json, replace_dir, scratch_folder, sha256_of, write_json
-from blsp.params import Backbones, Params
+from blsp.params import Backbones, Params, load_params
 
 FOLDER = Path("models/backbones")
 PINS_FILE = FOLDER / "backbones.json"
@@ -63,14 +63,18 @@ def pins() -> dict[str, dict[str, Any]]:
     return found
 
 
-def check_sources(params: Params) -> None:
+def check_sources() -> None:
     """Raise BlspError as `pins` does, for a run in which no stage may run that asks for the pins.
 
     Where params.yaml already names other backbones, or another SHA-256, DVC makes models/backbones anew anyway.
     """
-    settings = params.backbones
-    for part, pin in read_json(PINS_FILE).items() if PINS_FILE.is_file() else ():
-        same = (settings.source, getattr(settings, f"{part}_name")) == (pin["source"], pin["origin"])
+    found = read_json(PINS_FILE) if PINS_FILE.is_file() else {}
+    local = {part: pin for part, pin in found.items() if pin["source"] == "local"}
+    if not local:
+        return
+    settings = load_params().backbones
+    for part, pin in local.items():
+        same = settings.source == "local" and getattr(settings, f"{part}_name") == pin["origin"]
         if same and getattr(settings, f"{part}_sha256") in (None, pin.get("source_sha256")):
             _check_unchanged(part, pin)
 

@@ -25,7 +25,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from blsp.backbones import check_sources
 from blsp.errors import BlspError
-from blsp.params import PARAMS_FILE, load_params, read_params, with_overrides
+from blsp.params import PARAMS_FILE, read_params, with_overrides
 from blsp.tracking.pages import run_page_in
 from flows.artifacts import Progress, publish_metrics, publish_pages
 from flows.console import end_on_signals, outlive_reader, readable
@@ -109,7 +109,7 @@ async def _run_stages(targets: Sequence[str]) -> State[Any]:
     Raises BlspError where DVC cannot read the pipeline, or a local checkpoint has changed behind its back.
     """
     log = get_run_logger()
-    check_sources(load_params())
+    check_sources()
     graph = await load_graph(targets)
     running: dict[str, asyncio.Task[Outcome]] = {}
     async with asyncio.TaskGroup() as group:

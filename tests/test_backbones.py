@@ -73,7 +73,8 @@ def change_in_place(file):
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_a_local_checkpoint_changed_in_place_stops_every_stage(copies, tmp_path, capsys):
+def test_a_local_checkpoint_changed_in_place_stops_every_stage(copies, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(backbones, "load_params", lambda: copies)
     backbones.run(copies)
     found = backbones.pins()["llm"]
     assert found["source_sha256"] == found["sha256"]
@@ -87,9 +88,10 @@ def test_a_local_checkpoint_changed_in_place_stops_every_stage(copies, tmp_path,
     with pytest.raises(BlspError, match=said):
         backbones.load_llm()
     with pytest.raises(BlspError, match=said):  # also where no stage would run
-        backbones.check_sources(copies)
+        backbones.check_sources()
     pinned = params(tmp_path / "speech", tmp_path / "llm", llm_sha256=now)
-    backbones.check_sources(pinned)
+    monkeypatch.setattr(backbones, "load_params", lambda: pinned)
+    backbones.check_sources()
     backbones.run(pinned)
     assert backbones.pins()["llm"]["sha256"] == now
     assert "llm_sha256" not in capsys.readouterr().out
