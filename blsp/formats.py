@@ -59,11 +59,9 @@ def format_of(source: Path) -> Format:
         with source.open("rb") as stream:
             if stream.read(4) == GGUF_MAGIC:
                 return "gguf"
-        raise BlspError(f"backbones: {source} is a file, but no GGUF file: it does not begin with the bytes GGUF")
+        raise BlspError(f"{source} is a file, but no GGUF file: it does not begin with the bytes GGUF")
     if not (source / "config.json").is_file():
-        raise BlspError(
-            f"backbones: {source} is not a transformers checkpoint: it has no config.json{_ggufs_in(source)}"
-        )
+        raise BlspError(f"{source} is not a transformers checkpoint: it has no config.json{_ggufs_in(source)}")
     if (source / "model.bin").is_file() and not list(source.glob("*.safetensors")):
         return "ctranslate2"
     return "transformers"
@@ -85,21 +83,17 @@ def files_of(source: Path) -> list[Path]:
             return [source]
         case "ctranslate2":
             if not (source / "tokenizer.json").is_file():
-                raise BlspError(
-                    f"backbones: {source} has no tokenizer.json; copy it there from the checkpoint it was made from"
-                )
+                raise BlspError(f"{source} has no tokenizer.json; copy it there from the checkpoint it was made from")
             return [source / name for name in ("config.json", "model.bin", "tokenizer.json")]
     found = [file for pattern in PATTERNS for file in source.glob(pattern) if not is_index(file.name)]
     found += (source / TEMPLATES).glob("*.jinja")
     if (source / WEIGHTS).is_file():
         return sorted({*found, source / WEIGHTS})
     if not (source / INDEX).is_file():
-        raise BlspError(
-            f"backbones: {source} has no *.safetensors file that transformers loads: neither {WEIGHTS} nor {INDEX}"
-        )
+        raise BlspError(f"{source} has no *.safetensors file that transformers loads: neither {WEIGHTS} nor {INDEX}")
     shards = shards_of(source / INDEX)
     if missing := [name for name in shards if not (source / name).is_file()]:
-        raise BlspError(f"backbones: {source} lacks {missing[0]}, which its {INDEX} names")
+        raise BlspError(f"{source} lacks {missing[0]}, which its {INDEX} names")
     return sorted({*found, source / INDEX, *(source / name for name in shards)})
 
 
@@ -113,9 +107,9 @@ def shards_of(index: Path) -> list[str]:
     try:
         names = sorted(set(read_json(index)["weight_map"].values()))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise BlspError(f"backbones: {index} is no index of safetensors files: {error!r}") from error
+        raise BlspError(f"{index} is no index of safetensors files: {error!r}") from error
     if strange := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
-        raise BlspError(f"backbones: {index} names {strange[0]!r}, which is no safetensors file beside it")
+        raise BlspError(f"{index} names {strange[0]!r}, which is no safetensors file beside it")
     return names
 
 
@@ -135,7 +129,7 @@ def write_checkpoint(source: Path, part: str, folder: Path) -> None:
     kind = format_of(source)
     if (part, kind) in (("speech", "gguf"), ("llm", "ctranslate2")):
         wanted = {"speech": "a transformers or CTranslate2 folder", "llm": "a transformers folder or a GGUF file"}
-        raise BlspError(f"backbones.{part}_name: {source} is in the format {kind}; it must be {wanted[part]}")
+        raise BlspError(f"{source} is in the format {kind}; it must be {wanted[part]}")
     files = files_of(source)
     folder.mkdir()
     if kind == "gguf":
@@ -160,27 +154,33 @@ def _write_gguf(file: Path, folder: Path) -> None:
     try:
         import gguf
     except ImportError as error:
-        raise BlspError(f"backbones: reading {file} needs the package gguf: `pip install gguf`") from error
+        raise BlspError(f"reading {file} needs the package gguf: `pip install gguf`") from error
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     try:
-        dtype = getattr(torch, _gguf_precision(gguf.GGUFReader(file), file))
+        reader = gguf.GGUFReader(file)
+        dtype = getattr(torch, _gguf_precision(reader, file))
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         # Dequantised in float32, since a step of arithmetic lies between the stored numbers and the weights.
         read, found = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
         )
     except (ValueError, KeyError, IndexError, NotImplementedError, OSError, RuntimeError) as error:
-        raise BlspError(f"backbones: transformers cannot read {file}: {error}") from error
+        raise BlspError(f"transformers cannot read {file}: {error}") from error
     if missing := sorted(found["missing_keys"]):
-        raise BlspError(f"backbones: {file} lacks weights that transformers needs: {', '.join(missing[:3])}")
+        raise BlspError(f"{file} lacks weights that transformers needs: {', '.join(missing[:3])}")
+    stored = sum(int(tensor.n_elements) for tensor in reader.tensors)
+    used = sum({tensor.data_ptr(): tensor.numel() for tensor in read.state_dict().values()}.values())
+    if stored != used:  # transformers passes over tensors that it does not know, without a word
+        raise BlspError(f"of the {stored:,} weights in {file}, transformers reads {used:,}: it is another LLM")
     # transformers saves no model that it knows as quantised: the weights go into a plain one.
     config = read.config.to_dict()
     for key in ("quantization_config", "_name_or_path"):
         config.pop(key, None)
-    plain = type(read)._from_config(type(read.config).from_dict(config), dtype=dtype)
+    with torch.device("meta"):
+        plain = AutoModelForCausalLM.from_config(type(read.config).from_dict(config), dtype=dtype)
     plain.load_state_dict({name: tensor.to(dtype) for name, tensor in read.state_dict().items()}, assign=True)
     plain.tie_weights()
     plain.generation_config = read.generation_config
@@ -195,15 +195,15 @@ def _gguf_precision(reader: Any, file: Path) -> str:
     for tensor in reader.tensors:
         if UNREAD_TENSORS.fullmatch(tensor.name):
             raise BlspError(
-                f"backbones: {file} holds {tensor.name}, a scaling of positions that transformers does not read from "
+                f"{file} holds {tensor.name}, a scaling of positions that transformers does not read from "
                 "GGUF: the LLM would be another one. Take its safetensors checkpoint"
             )
         weights[tensor.tensor_type.name] = weights.get(tensor.tensor_type.name, 0) + int(tensor.n_elements)
     split = reader.fields.get("split.count")
     if split is not None and int(split.contents()) > 1:
-        raise BlspError(f"backbones: {file} is one of several pieces; join them with llama.cpp's `llama-gguf-split`")
+        raise BlspError(f"{file} is one of several pieces; join them with llama.cpp's `llama-gguf-split`")
     if not weights:
-        raise BlspError(f"backbones: {file} holds no weights")
+        raise BlspError(f"{file} holds no weights")
     return {"F32": "float32", "F16": "float16"}.get(max(weights, key=weights.__getitem__), "bfloat16")
 
 
@@ -250,21 +250,20 @@ class Variables:
         self._file = file
         with file.open("rb") as stream:
             if not file.stat().st_size:
-                raise BlspError(f"backbones: {file} is empty")
+                raise BlspError(f"{file} is empty")
             self._bytes = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self._at = 0
         (version,) = self._numbers("<I")
         if version != CT2_VERSION:
             raise BlspError(
-                f"backbones: {file} is no CTranslate2 model of binary version {CT2_VERSION}: it begins with {version}; "
+                f"{file} is no CTranslate2 model of binary version {CT2_VERSION}: it begins with {version}; "
                 "convert it anew with CTranslate2 3 or 4"
             )
         name = self._text()
         (revision,) = self._numbers("<I")
         if (name, revision) != ("WhisperSpec", CT2_REVISION):
             raise BlspError(
-                f"backbones: {file} holds {name} of revision {revision}; only WhisperSpec of revision {CT2_REVISION} "
-                "can be read"
+                f"{file} holds {name} of revision {revision}; only WhisperSpec of revision {CT2_REVISION} can be read"
             )
         self._left: dict[str, np.ndarray] = {}
         for _ in range(*self._numbers("<I")):
@@ -276,22 +275,22 @@ class Variables:
         for _ in range(*self._numbers("<I")):
             alias, name = self._text(), self._text()
             if name not in self._left:
-                raise BlspError(f"backbones: {file}: {alias} stands for {name}, which is not there")
+                raise BlspError(f"{file}: {alias} stands for {name}, which is not there")
             self._left[alias] = self._left[name]
             if (scale := self._left.get(f"{name}_scale")) is not None:
                 self._left[f"{alias}_scale"] = scale
         if self._at != len(self._bytes):
-            raise BlspError(f"backbones: {file} goes on behind its last variable, at byte {self._at}")
+            raise BlspError(f"{file} goes on behind its last variable, at byte {self._at}")
 
     def take(self, name: str) -> np.ndarray:
         """The variable, as float32, its scales undone where it is quantised. Raises BlspError where it is missing."""
         if name not in self._left:
-            raise BlspError(f"backbones: {self._file} lacks the variable {name}")
+            raise BlspError(f"{self._file} lacks the variable {name}")
         value = self._left.pop(name)
         scale = self._left.pop(f"{name}_scale", None)
         if value.dtype in (np.int8, np.int16) and value.ndim:  # whole numbers: the weight, times a scale a row
             if scale is None or scale.size not in (1, value.shape[0]):
-                raise BlspError(f"backbones: {self._file}: {name} is quantised, but its scales are missing or too few")
+                raise BlspError(f"{self._file}: {name} is quantised, but its scales are missing or too few")
             return value.astype(np.float32) / scale.astype(np.float32).reshape(-1, *[1] * (value.ndim - 1))
         if value.dtype == np.uint16:  # bfloat16: the upper half of a float32
             return (value.astype(np.uint32) << 16).view(np.float32)
@@ -315,7 +314,7 @@ class Variables:
         """Raise BlspError where a variable was not taken: the model has a part that nobody asked for."""
         if self._left:
             names = ", ".join(sorted(self._left)[:3])
-            raise BlspError(f"backbones: {self._file} holds what no Whisper of transformers has: {names}")
+            raise BlspError(f"{self._file} holds what no Whisper of transformers has: {names}")
 
     def _numbers(self, form: str) -> tuple[int, ...]:
         return struct.unpack(form, self._next(struct.calcsize(form)))
@@ -327,19 +326,19 @@ class Variables:
     def _next(self, size: int) -> bytes:
         self._at += size
         if self._at > len(self._bytes):
-            raise BlspError(f"backbones: {self._file} is cut short, at byte {len(self._bytes)}")
+            raise BlspError(f"{self._file} is cut short, at byte {len(self._bytes)}")
         return self._bytes[self._at - size : self._at]
 
     def _array(self, name: str, shape: tuple[int, ...], dtype: int, size: int) -> np.ndarray:
         if dtype >= len(CT2_DTYPES):
-            raise BlspError(f"backbones: {self._file}: {name} is of an unknown type ({dtype})")
+            raise BlspError(f"{self._file}: {name} is of an unknown type ({dtype})")
         kind = np.dtype(CT2_DTYPES[dtype].replace("bfloat16", "uint16")).newbyteorder("<")
         if size != math.prod(shape) * kind.itemsize:
-            raise BlspError(f"backbones: {self._file}: {name} has {size} bytes, which its shape {shape} does not give")
+            raise BlspError(f"{self._file}: {name} has {size} bytes, which its shape {shape} does not give")
         start = self._at
         self._at += size
         if self._at > len(self._bytes):
-            raise BlspError(f"backbones: {self._file} is cut short, amid {name}")
+            raise BlspError(f"{self._file} is cut short, amid {name}")
         return np.frombuffer(self._bytes, kind, math.prod(shape), start).reshape(shape)
 
 
@@ -360,18 +359,18 @@ def _whisper(variables: Variables, file: Path) -> tuple[dict[str, "torch.Tensor"
         """One matrix of theirs, of which ours are the equal parts, top to bottom."""
         weight, bias = variables.take(f"{theirs}/weight"), variables.take(f"{theirs}/bias")
         if weight.shape[0] % len(names) or bias.shape != weight.shape[:1]:
-            raise BlspError(f"backbones: {file}: {theirs} has shapes {weight.shape} and {bias.shape}")
+            raise BlspError(f"{file}: {theirs} has shapes {weight.shape} and {bias.shape}")
         for name, rows, shift in zip(names, np.split(weight, len(names)), np.split(bias, len(names)), strict=True):
             put(f"{attention}{name}.weight", rows)
             if name != "k_proj":
                 put(f"{attention}{name}.bias", shift)
             elif shift.any():
-                raise BlspError(f"backbones: {file}: {theirs} adds a bias to keys, which no Whisper has")
+                raise BlspError(f"{file}: {theirs} adds a bias to keys, which no Whisper has")
 
     sizes: dict[str, int] = {}
     for name, value in CT2_FIXED.items():
         if (found := variables.whole_number(name)) != value:
-            raise BlspError(f"backbones: {file}: {name} is {found}, but a Whisper's is {value}")
+            raise BlspError(f"{file}: {name} is {found}, but a Whisper's is {value}")
     variables.discard(*CT2_IGNORED)
     for side, reach in (("encoder", "source"), ("decoder", "target")):
         sizes[f"{side}_layers"] = variables.layers(side)
@@ -399,7 +398,7 @@ def _whisper(variables: Variables, file: Path) -> tuple[dict[str, "torch.Tensor"
     put("model.decoder.embed_tokens.weight", variables.take("decoder/embeddings/weight"))
     put("proj_out.weight", variables.take("decoder/projection/weight"))
     if not torch.equal(weights["proj_out.weight"], weights["model.decoder.embed_tokens.weight"]):
-        raise BlspError(f"backbones: {file}: the decoder's output is not its embeddings, as a Whisper's is")
+        raise BlspError(f"{file}: the decoder's output is not its embeddings, as a Whisper's is")
     variables.refuse_rest()
     sizes["vocab_size"], sizes["d_model"] = weights["model.decoder.embed_tokens.weight"].shape
     sizes["num_mel_bins"] = weights["model.encoder.conv1.weight"].shape[1]
@@ -410,11 +409,11 @@ def _whisper(variables: Variables, file: Path) -> tuple[dict[str, "torch.Tensor"
 def _check_sizes(sizes: dict[str, int], file: Path) -> None:
     """Raise BlspError where the sizes are no Whisper's."""
     if sizes["num_mel_bins"] not in (80, 128):
-        raise BlspError(f"backbones: {file} hears {sizes['num_mel_bins']} mel bins; a Whisper hears 80 or 128")
+        raise BlspError(f"{file} hears {sizes['num_mel_bins']} mel bins; a Whisper hears 80 or 128")
     for side in ("encoder", "decoder"):
         if not sizes[f"{side}_layers"] or sizes["d_model"] % (sizes[f"{side}_attention_heads"] or sizes["d_model"] + 1):
             raise BlspError(
-                f"backbones: {file}: its {side} has {sizes[f'{side}_layers']} layers of width {sizes['d_model']} "
+                f"{file}: its {side} has {sizes[f'{side}_layers']} layers of width {sizes['d_model']} "
                 f"with {sizes[f'{side}_attention_heads']} attention heads"
             )
 
@@ -426,7 +425,7 @@ def _generation(source: Path, tokenizer: Any, sizes: dict[str, int]) -> dict[str
 
     def token_id(text: str) -> int:
         if text not in tokens:
-            raise BlspError(f"backbones: {source / 'tokenizer.json'} has no token {text}; it is not a Whisper's")
+            raise BlspError(f"{source / 'tokenizer.json'} has no token {text}; it is not a Whisper's")
         return tokens[text]
 
     end, start = token_id("<|endoftext|>"), token_id("<|startoftranscript|>")
@@ -434,7 +433,7 @@ def _generation(source: Path, tokenizer: Any, sizes: dict[str, int]) -> dict[str
     plain = token_id("<|notimestamps|>")
     if plain + 1 + TIMESTAMPS != sizes["vocab_size"]:
         raise BlspError(
-            f"backbones: {source}: tokenizer.json and model.bin are not of one Whisper: <|notimestamps|> is token "
+            f"{source}: tokenizer.json and model.bin are not of one Whisper: <|notimestamps|> is token "
             f"{plain} of {sizes['vocab_size']}, but {TIMESTAMPS} must follow it"
         )
     multilingual = sizes["vocab_size"] >= MULTILINGUAL_VOCABULARY
@@ -456,7 +455,7 @@ def _generation(source: Path, tokenizer: Any, sizes: dict[str, int]) -> dict[str
     if multilingual:
         languages = {text: number for text, number in tokens.items() if start < number < min(translate, transcribe)}
         if set(settings.get("lang_ids") or languages.values()) != set(languages.values()):
-            raise BlspError(f"backbones: {source}: config.json and tokenizer.json do not have the same languages")
+            raise BlspError(f"{source}: config.json and tokenizer.json do not have the same languages")
         generation["lang_to_id"] = dict(sorted(languages.items(), key=lambda language: language[1]))
         generation["task_to_id"] = {"transcribe": transcribe, "translate": translate}
     return generation
@@ -466,5 +465,5 @@ def _ids(settings: dict[str, Any], key: str, source: Path) -> list[int] | None:
     """A list of token ids of CTranslate2's config.json, or None."""
     ids = settings.get(key)
     if ids is not None and not (isinstance(ids, list) and all(isinstance(number, int) for number in ids)):
-        raise BlspError(f"backbones: {source / 'config.json'}: {key} must be a list of token ids; found {ids!r:.80}")
+        raise BlspError(f"{source / 'config.json'}: {key} must be a list of token ids; found {ids!r:.80}")
     return ids or None

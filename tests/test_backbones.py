@@ -108,11 +108,11 @@ def test_a_local_checkpoint_that_is_not_the_pinned_one_is_refused(copies, tmp_pa
 
 def test_an_unchanged_checkpoint_is_hashed_once(copies, monkeypatch):
     backbones.run(copies)
-    monkeypatch.setattr("blsp.formats.sha256_of_checkpoint", None)  # asking again would fail
-    assert backbones.pins()
+    with monkeypatch.context() as patches:
+        patches.setattr("blsp.formats.sha256_of_checkpoint", None)  # asking again would fail
+        assert backbones.pins()
     for memo in (Path(os.environ["BLSP_SCRATCH"]) / "sources").iterdir():
         memo.write_text("damaged")
-    monkeypatch.undo()
     assert backbones.pins()
 
 

@@ -332,6 +332,12 @@ def test_a_gguf_whose_positions_transformers_would_read_wrongly_is_refused(tmp_p
         formats.write_checkpoint(tmp_path / "tiny.gguf", "llm", tmp_path / "out")
 
 
+def test_a_gguf_with_weights_that_transformers_passes_over_is_refused(tmp_path):
+    save_gguf(tmp_path / "tiny.gguf", more=["blk.0.attn_sinks.weight"])
+    with pytest.raises(BlspError, match="of the .* weights in .*tiny.gguf, transformers reads"):
+        formats.write_checkpoint(tmp_path / "tiny.gguf", "llm", tmp_path / "out")
+
+
 def test_a_damaged_gguf_is_refused(tmp_path):
     (tmp_path / "tiny.gguf").write_bytes(b"GGUF\3\0\0\0" + bytes(8))
     with pytest.raises(BlspError, match="cannot read .*tiny.gguf"):
@@ -343,7 +349,7 @@ def test_a_damaged_gguf_is_refused(tmp_path):
 
 def test_a_format_of_the_other_part_is_refused(tmp_path):
     (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
-    with pytest.raises(BlspError, match="speech_name: .* in the format gguf; it must be a transformers or CTranslate2"):
+    with pytest.raises(BlspError, match="tiny.gguf is in the format gguf; it must be a transformers or CTranslate2"):
         formats.write_checkpoint(tmp_path / "tiny.gguf", "speech", tmp_path / "out")
     (tmp_path / "tiny.gguf").write_bytes(b"PK\3\4")
     with pytest.raises(BlspError, match="is a file, but no GGUF file"):
