@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +71,10 @@ def scratch_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "blsp"
 
 
-def sha256_of(path: str | Path) -> str:
+def sha256_of(path: str | Path, files: Iterable[Path] | None = None) -> str:
     """The SHA-256 of a file, or of a folder: of its files' relative names and contents, in sorted order.
 
-    Raises FileNotFoundError where nothing is there.
+    `files` are those of the folder that count; by default all. Raises FileNotFoundError where nothing is there.
     """
     path = Path(path)
     if path.is_file():
@@ -83,6 +83,8 @@ def sha256_of(path: str | Path) -> str:
     if not path.is_dir():
         raise FileNotFoundError(path)
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+    for file in sorted(path.rglob("*") if files is None else files):
+        if not file.is_file():
+            continue
         digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode())
     return digest.hexdigest()

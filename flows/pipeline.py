@@ -23,6 +23,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run, task_run
 from prefect.states import Cancelled, Completed, Failed
 
+from blsp.backbones import check_sources
 from blsp.errors import BlspError
 from blsp.params import PARAMS_FILE, read_params, with_overrides
 from blsp.tracking.pages import run_page_in
@@ -103,8 +104,12 @@ def _tell_completed() -> None:
 
 
 async def _run_stages(targets: Sequence[str]) -> State[Any]:
-    """The state of the whole, as `pipeline` returns it. Raises BlspError where DVC cannot read the pipeline."""
+    """The state of the whole, as `pipeline` returns it.
+
+    Raises BlspError where DVC cannot read the pipeline, or a local checkpoint has changed behind its back.
+    """
     log = get_run_logger()
+    check_sources()
     graph = await load_graph(targets)
     running: dict[str, asyncio.Task[Outcome]] = {}
     async with asyncio.TaskGroup() as group:

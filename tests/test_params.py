@@ -319,7 +319,20 @@ def test_a_missing_key_is_refused(tmp_path, key):
         ),
         (
             [("backbones/source", "local"), ("backbones/speech_name", "models/whisper")],
-            "backbones: where source is local, llm_name must be a folder; found null",
+            "backbones: where source is local, llm_name must be a folder, or a GGUF file; found null",
+        ),
+        (
+            [("backbones/source", "package"), ("backbones/speech_name", "voice/data")],
+            "backbones: where source is package, speech_wheels must list the wheels that voice/data is in, each with "
+            "name, version and sha256; found null",
+        ),
+        (
+            [
+                ("backbones/source", "package"),
+                ("backbones/speech_name", "../voice"),
+                ("backbones/speech_wheels", [{"name": "voice", "version": "1.0", "sha256": "0" * 64}]),
+            ],
+            "backbones: speech_name must be the path of a folder or a GGUF file inside the wheels; found '../voice'",
         ),
         (
             [("evaluate/conditions/slow", {"kind": "tempo"})],
@@ -378,6 +391,21 @@ def test_a_hub_checkpoint_with_its_commit_is_accepted(tmp_path):
         for key, value in (("name", "owner/name"), ("revision", COMMIT))
     ]
     assert load(tmp_path, ("backbones/source", "hub"), *changes).backbones.llm_revision == COMMIT
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"name": "voice>=1"}, "name: must be a package's name, without version or options; found 'voice>=1'"),
+        ({"name": "-rfile"}, "name: must be a package's name, without version or options; found '-rfile'"),
+        ({"version": "1.0 --pre"}, "version: must be one version, such as 1.0.0; found '1.0 --pre'"),
+        ({"sha256": "0" * 63}, f"sha256: must be a SHA-256 in full, 64 digits of 0-9 and a-f; found '{'0' * 63}'"),
+        ({"sha": "0"}, "sha: unknown key; the nearest valid key is backbones.llm_wheels.0.sha256"),
+    ],
+)
+def test_a_wheel_that_is_not_pinned_in_full_is_refused(tmp_path, change, expected):
+    wheel = {"name": "voice", "version": "1.0", "sha256": "0" * 64} | change
+    assert complaint(tmp_path, ("backbones/llm_wheels", [wheel])) == f"backbones.llm_wheels.0.{expected}"
 
 
 def test_all_faults_are_named_at_once(tmp_path):

@@ -16,6 +16,7 @@ from blsp.params.sections import (
     MiniatureSpeech,
     Params,
     Source,
+    Wheel,
 )
 from blsp.params.training import Train
 
@@ -39,6 +40,7 @@ __all__ = [
     "Source",
     "Task",
     "Train",
+    "Wheel",
     "load_params",
     "read_params",
     "with_overrides",

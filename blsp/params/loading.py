@@ -16,9 +16,12 @@ from blsp.params.record import (
     LANGUAGE_CODE,
     MODEL_NAME,
     NAME,
+    PACKAGE_NAME,
+    PACKAGE_VERSION,
     RAY_ADDRESS,
     S3_PREFIX,
     SERVER_URL,
+    SHA256,
     shown,
 )
 from blsp.params.sections import Params
@@ -100,6 +103,9 @@ def _explain(fault: Any) -> str:
 
 _PATTERNS = {
     COMMIT: "a commit in full, 40 digits of 0-9 and a-f (a branch or tag may move)",
+    PACKAGE_NAME: "a package's name, without version or options",
+    PACKAGE_VERSION: "one version, such as 1.0.0",
+    SHA256: "a SHA-256 in full, 64 digits of 0-9 and a-f",
     RAY_ADDRESS: "auto (the cluster of this machine), host:6379 or ray://host:10001",
     S3_PREFIX: "s3://bucket/prefix, without a slash at its end",
     SERVER_URL: "an address that ends in /v1, such as http://localhost:8000/v1, with no key in it",

@@ -5,6 +5,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 COMMIT = "^[0-9a-f]{40}$"
+SHA256 = "^[0-9a-f]{64}$"
+PACKAGE_NAME = "^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
+PACKAGE_VERSION = "^[A-Za-z0-9][A-Za-z0-9.!+_-]*$"
 NAME = "^[a-z][a-z0-9_]*$"
 MODEL_NAME = "^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
 LANGUAGE = "^(transcript|[a-z]{2,3})$"
@@ -19,6 +22,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Revision = Annotated[str, Field(pattern=COMMIT)]
+Sha256 = Annotated[str, Field(pattern=SHA256)]
 Words = Annotated[str, Field(min_length=1)]
 FieldName = Annotated[str, Field(pattern=NAME)]
 

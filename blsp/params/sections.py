@@ -9,6 +9,8 @@ from blsp.params.evaluation import Evaluate
 from blsp.params.record import (
     LANGUAGE,
     MODEL_NAME,
+    PACKAGE_NAME,
+    PACKAGE_VERSION,
     RAY_ADDRESS,
     S3_PREFIX,
     SERVER_URL,
@@ -19,6 +21,7 @@ from blsp.params.record import (
     Record,
     Revision,
     Seed,
+    Sha256,
     Share,
     refuse_empty_range,
     shown,
@@ -66,25 +69,52 @@ class Miniature(Record):
     speech: MiniatureSpeech
 
 
+class Wheel(Record):
+    """A package's wheel on the index that pip asks, pinned to its bytes."""
+
+    name: Annotated[str, Field(pattern=PACKAGE_NAME)]
+    version: Annotated[str, Field(pattern=PACKAGE_VERSION)]
+    sha256: Sha256
+
+
 class Backbones(Record):
-    source: Literal["miniature", "hub", "local"]
+    source: Literal["miniature", "hub", "local", "package"]
     speech_name: str | None
     speech_revision: Revision | None
+    speech_sha256: Sha256 | None = None
+    speech_wheels: list[Wheel] | None = None
     speech_licence: str
     llm_name: str | None
     llm_revision: Revision | None
+    llm_sha256: Sha256 | None = None
+    llm_wheels: list[Wheel] | None = None
     llm_licence: str
 
     @model_validator(mode="after")
     def source_has_what_it_needs(self) -> Self:
+        wanted = {
+            "hub": "owner/name on the hub",
+            "local": "a folder, or a GGUF file",
+            "package": "the path of a folder or a GGUF file inside the wheels",
+        }
         for part in ("speech", "llm"):
             name, revision = getattr(self, f"{part}_name"), getattr(self, f"{part}_revision")
             if self.source != "miniature" and not name:
-                wanted = "owner/name on the hub" if self.source == "hub" else "a folder"
-                raise ValueError(f"where source is {self.source}, {part}_name must be {wanted}; found {shown(name)}")
+                raise ValueError(
+                    f"where source is {self.source}, {part}_name must be {wanted[self.source]}; found {shown(name)}"
+                )
             if self.source == "hub" and not revision:
                 raise ValueError(
                     f"where source is hub, {part}_revision must be the 40-digit commit of {name}; found null"
+                )
+            if self.source == "package" and not getattr(self, f"{part}_wheels"):
+                raise ValueError(
+                    f"where source is package, {part}_wheels must list the wheels that {name} is in, each with name, "
+                    f"version and sha256; found {shown(getattr(self, f'{part}_wheels'))}"
+                )
+            if self.source == "package" and (name.startswith("/") or ".." in name.split("/")):
+                raise ValueError(
+                    f"where source is package, {part}_name must be {wanted['package']}; found {shown(name)}"
                 )
         return self
 

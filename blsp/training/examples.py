@@ -43,7 +43,7 @@ class Example:
 
 
 def with_others(examples: Sequence[Example]) -> list[Example]:
-    """The same responses and instructions, each with the speech and transcript of another of these utterances.
+    """The same responses and prompts, each with the speech and transcript of another of these utterances.
 
     It is always the same one: the nearest in length that says something else; of two as near, the longer. An empty
     list where all say the same.
@@ -59,7 +59,7 @@ def with_others(examples: Sequence[Example]) -> list[Example]:
         nearest = [next((one for one in side if one.transcript != own.transcript), None) for side in others]
         other = min(filter(None, nearest), key=lambda one: abs(one.num_samples - own.num_samples))
         found[row] = replace(
-            other, instruction=own.instruction, response_ids=own.response_ids, kept_ids=None, kept_logprobs=None
+            other, prompt=own.prompt, response_ids=own.response_ids, kept_ids=None, kept_logprobs=None
         )
     return found
 
