@@ -64,7 +64,8 @@ def _write_fields(params: Params, folder: Path, report: "_Report") -> Iterator[d
     with tqdm(total=total, desc="continuations", unit=" shards", mininterval=0.5) as progress:
         for name in run_each(answer, prompts(), params.execution, gpus=0 if asker.server else 1):
             sheet = asked.popleft()
-            rows, dropped = fill_sheet(sheet, read_answers(name, staging), settings, asker.pin)
+            answers = read_answers(name, staging)
+            rows, dropped = fill_sheet(sheet, answers, settings, asker.pin, params.corpus.normalizer)
             write_field(sheet.shard, sheet.behaviour, rows, folder)
             report.add(sheet, rows, dropped)
             progress.update()

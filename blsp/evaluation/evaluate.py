@@ -13,7 +13,7 @@ from blsp.evaluation.gap import continued, gap_figures, utterance_gaps
 from blsp.evaluation.judge import ASPECTS, judge
 from blsp.evaluation.perplexity import with_perplexity
 from blsp.evaluation.resampling import Figure, Resampling, ratio, resampling_of
-from blsp.evaluation.scores import Measured, grade, measure, metrics_of
+from blsp.evaluation.scores import Measured, grade, measure, metrics_of, without_words
 from blsp.evaluation.sensitivity import measure_sensitivity
 from blsp.evaluation.systems import System, cascade_system, speech_system, text_system
 from blsp.evaluation.tasks import heard_in_training, heard_languages, test_items
@@ -56,6 +56,7 @@ def _evaluate(params: Params) -> dict[str, Any]:
     resampling = resampling_of(settings)
     answers = ask(systems, settings.tasks, items, params.train.seed)
     answers = with_perplexity(answers, settings.tasks, model.language_model, processor.tokenizer, settings)
+    unscorable = answers[without_words(answers, settings.tasks, params.corpus.normalizer)]
     graded = grade(answers, settings.tasks, params.corpus.normalizer)
     write_answers(graded, ANSWERS)
     page.write_page(
@@ -74,6 +75,7 @@ def _evaluate(params: Params) -> dict[str, Any]:
         "test": {
             "utterances": len(items),
             "audio_s": sum(len(item.samples) / item.sampling_rate_hz for item in items),
+            "without_reference_words": unscorable.groupby("task")["id"].nunique().to_dict(),
         },
         "tasks": tasks_of(measured, graded, heard),
         "instructions": {name: task.instructions for name, task in settings.tasks.items()},

@@ -93,6 +93,10 @@ def _page(evaluation: dict[str, Any]) -> str:
         "",
         f"{test['utterances']} test utterances ({test['audio_s'] / 60:.1f} minutes); their sentences and voices are "
         "in no training data. Intervals are 95 % bootstrap intervals over utterances.",
+        *(
+            f"Of {name}, {count} are left out: the normaliser leaves no word of their references."
+            for name, count in test.get("without_reference_words", {}).items()
+        ),
         "",
         table(evaluation),
         "",

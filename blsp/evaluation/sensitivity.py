@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from blsp.evaluation.metrics import plain
+from blsp.data.text import sentence_key
 from blsp.evaluation.scores import Measured, summed
 from blsp.params import Task
 
@@ -27,7 +27,7 @@ def measure_sensitivity(table: pd.DataFrame, tasks: Mapping[str, Task]) -> list[
     """
     asked = table[table["instruction"].isin([task.instructions[0] for task in tasks.values()])]
     answers = {
-        key: dict(zip(own["task"], map(plain, own["answer"]), strict=True))
+        key: dict(zip(own["task"], map(sentence_key, own["answer"]), strict=True))
         for key, own in asked.groupby(["system", "seed", "id"], sort=False)
     }
     read = {item: given for (system, _, item), given in answers.items() if system == READER}

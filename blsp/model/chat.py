@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from blsp.model.decoding import greedy
+from blsp.plain_text import plain_text
 
 if TYPE_CHECKING:
     from blsp.model.modeling import BlspForConditionalGeneration
@@ -20,7 +21,10 @@ def build_prompt(tokenizer: Any, instruction: str, content: str) -> str:
 
     `content` is " " + transcript for text and AUDIO_TOKEN for speech. The space belongs to the transcript's
     first word, as tokenizers see it, so that the ids before and after the content are the same for both.
+    Control tokens of the LLM in instruction and transcript are read as plain text.
     """
+    instruction = plain_text(instruction, tokenizer)
+    content = content if content.startswith(AUDIO_TOKEN) else plain_text(content, tokenizer)
     messages = [{"role": "user", "content": instruction + content}]
     prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert isinstance(prompt, str)

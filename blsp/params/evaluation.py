@@ -10,7 +10,7 @@ from blsp.params.record import LANGUAGE_CODE, SERVER_URL, Count, FieldName, Inst
 class Task(Record):
     instructions: Annotated[list[Instruction], Field(min_length=1)]
     reference: Literal["transcript", "translation", "intent", "answer"] | None
-    metric: Literal["wer", "bleu", "chrf", "accuracy", "perplexity"]
+    metric: Literal["wer", "cer", "bleu", "chrf", "accuracy", "perplexity"]
     drop: Annotated[str, Field(min_length=1)] | None
     language: Annotated[str, Field(pattern=LANGUAGE_CODE)] | None
     source: Annotated[str, Field(min_length=1)] | None

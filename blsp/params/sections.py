@@ -107,6 +107,7 @@ class Source(Record):
     path: Annotated[str, Field(min_length=1)] | None
     audio_root: Annotated[str, Field(min_length=1)] | None = None
     splits: Literal["official", "speakers"] = "official"
+    case: Literal["as_written", "lower"] = "as_written"
 
     @model_validator(mode="after")
     def consistent(self) -> Self:
