@@ -61,7 +61,7 @@ def without_words(table: pd.DataFrame, tasks: Mapping[str, Task], setting: Setti
         own = table[table["task"] == name]
         if len(own) and task.metric in ON_NORMALISED:
             normalizer = normalizer_of_all(own["language"].unique(), setting)
-            found[own.index] = [not plain_words(reference, normalizer) for reference in own["reference"]]
+            found.loc[own.index] = [not plain_words(reference, normalizer) for reference in own["reference"]]
     return found
 
 

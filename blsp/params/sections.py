@@ -270,6 +270,19 @@ class Params(Record):
         return self
 
     @model_validator(mode="after")
+    def validate_lets_pass_what_corpus_does(self) -> Self:
+        for key, is_wider in (
+            ("min_chars_per_s", self.corpus.min_chars_per_s < self.validate_.min_chars_per_s),
+            ("max_chars_per_s", self.corpus.max_chars_per_s > self.validate_.max_chars_per_s),
+        ):
+            if is_wider:
+                raise ValueError(
+                    f"corpus.{key} {getattr(self.corpus, key):g} lets rows pass at which validate.{key} "
+                    f"{getattr(self.validate_, key):g} would stop the run; set both alike"
+                )
+        return self
+
+    @model_validator(mode="after")
     def only_tasks_fall(self) -> Self:
         for name in self.promote.tolerated_falls:
             if name not in self.evaluate.tasks:
