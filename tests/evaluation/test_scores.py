@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from blsp.errors import BlspError
 from blsp.evaluation.resampling import Resampling
-from blsp.evaluation.scores import grade, measure, metrics_of
+from blsp.evaluation.scores import grade, measure, metrics_of, without_words
 from blsp.evaluation.sensitivity import measure_sensitivity
 from blsp.params import Task
 
@@ -105,3 +106,19 @@ def test_counts_are_in_the_order_of_the_items_whatever_the_order_of_rows():
     _, forwards = measured(rows)
     _, backwards = measured(rows[::-1])
     assert np.array_equal(forwards["qa"].counts["text"], backwards["qa"].counts["text"])
+
+
+def test_items_whose_reference_has_no_words_are_left_out():
+    um = [
+        row(system, "asr", asked, "3", "um", "Um.")
+        for system in ("text", "speech")
+        for asked in ("Repeat.", "Say it again.")
+    ]
+    rows = [*answered("text", "buy tea please", "tea"), *answered("speech", "buy", "tea"), *um]
+    assert without_words(pd.DataFrame(rows), TASKS, "whisper").sum() == len(um)
+    graded, found = measured(rows)
+    assert found["asr"].figure("speech", RESAMPLING)["n"] == 1 and not graded["quality"].isna().any()
+    graded, found = measured([*um, *(one for one in rows if one["task"] == "qa")])
+    assert set(found) == {"qa"}, "nothing is left of the task"
+    with pytest.raises(BlspError, match="no reference of any task has words"):
+        measured(um)
