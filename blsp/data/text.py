@@ -45,6 +45,7 @@ DIGIT_CHARS = 4
 
 _PRONOUN = re.compile(r"\bi(?=$|[^\w'\u2019.-]|[.](?!\w)|['\u2019](?:m|d|ll|ve)\b)")
 _BEGINNING = re.compile(r"^[^\w]*\w|(?<=[.!?] )\w")
+_CLOSED = re.compile(r"[.!?\u2026,;:\u2013\u2014-][\"')\]}\u00bb\u201d\u2019]*$")
 _AUXILIARY = (
     "is|are|am|was|were|do|does|did|can|could|will|would|shall|should|may|might|must|have|has|had|isn't|aren't|wasn't|"
     "weren't|don't|doesn't|didn't|can't|couldn't|won't|wouldn't|shouldn't|haven't|hasn't|hadn't"
@@ -136,7 +137,7 @@ def sentence_case(text: str, language: str | None) -> str:
     if english:
         text = _PRONOUN.sub("I", text)
     text = _BEGINNING.sub(lambda letter: letter[0].upper(), text)
-    if text[-1].isalnum():
+    if not _CLOSED.search(text):
         text += "?" if english and _QUESTION.match(text) else "."
     return text
 

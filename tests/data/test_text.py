@@ -102,6 +102,8 @@ def test_a_refusal_of_a_long_text_is_short():
         ("HAVE A NICE DAY", "en", "Have a nice day?"),  # as "have a dog" would begin: the rule is a simple one
         ("HELLO, IS IT YOU? YES", "en", "Hello, is it you? Yes."),
         ("turn it off", "en", "Turn it off."),
+        ('HE SAID "GO!" (TWICE)', "en", 'He said "go!" (twice).'),
+        ('HE SAID "GO!"', "en", 'He said "go!"'),
         ("WO BIST DU", "de", "Wo bist du."),
         ("I LIBRI", "it", "I libri."),
         ("VAI E I LIBRI", "it", "Vai e i libri."),
