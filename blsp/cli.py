@@ -13,7 +13,7 @@ from blsp.training.places import PIPELINE, Places, places_of
 
 STAGES = {
     "backbones": ("blsp.backbones", "resolve the two frozen models (or train the miniature's)"),
-    "corpus": ("blsp.data.corpus", "read, filter, normalise, split and pack the speech"),
+    "corpus": ("blsp.data.corpus", "read, filter, split and pack the speech"),
     "continuations": ("blsp.continuation.writer", "let the LLM write from each transcript"),
     "validate": ("blsp.contracts.validate", "judge corpus and continuations with Great Expectations"),
     "train": ("blsp.training.train", "train the adapter"),

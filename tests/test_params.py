@@ -95,6 +95,7 @@ def test_an_unknown_key_is_refused_with_its_path_and_the_nearest(tmp_path, key, 
         ("train", None, "train: must be a section of `key: value` lines; found null"),
         ("train/shares", [1], "train.shares: must be a section of `key: value` lines; found [1]"),
         ("train/objective", "mse", "train.objective: must be 'kd' or 'ce'; found 'mse'"),
+        ("corpus/sources/0/case", "upper", "corpus.sources.0.case: must be 'as_written' or 'lower'; found 'upper'"),
         (
             "experiments/ablations/temperature_2/temperature",
             "4",
@@ -287,6 +288,11 @@ def test_a_missing_key_is_refused(tmp_path, key):
         (
             [("validate/min_chars_per_s", 2.0), ("validate/max_chars_per_s", 1.5)],
             "validate: min_chars_per_s 2 is not below max_chars_per_s 1.5",
+        ),
+        (
+            [("corpus/min_chars_per_s", 1.0)],
+            "corpus.min_chars_per_s 1 lets rows pass at which validate.min_chars_per_s 2 would stop the run; set both "
+            "alike",
         ),
         (
             [("corpus/dev_share", 0.4), ("corpus/test_share", 0.6)],

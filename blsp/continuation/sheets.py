@@ -9,6 +9,7 @@ from blsp.continuation import quality
 from blsp.continuation.answers import Written
 from blsp.data.records import Unusable
 from blsp.data.shards import Shard
+from blsp.data.text import Setting
 from blsp.model.chat import answer_to, build_prompt
 from blsp.params import Behaviour, Continuations
 from blsp.prompts import Prompt
@@ -65,7 +66,7 @@ def make_sheet(shard: Shard, behaviour: str, settings: Continuations, tokenizer:
 
 
 def fill_sheet(
-    sheet: Sheet, answers: Iterable[Written], settings: Continuations, pin: dict[str, Any]
+    sheet: Sheet, answers: Iterable[Written], settings: Continuations, pin: dict[str, Any], normalizer: Setting
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, str]]]:
     """The rows of the sheet's field by cut id, and those that are left out, each with its reason."""
     rows, dropped = {}, list(sheet.dropped)
@@ -73,7 +74,7 @@ def fill_sheet(
     for question, written in zip(sheet.questions, answers, strict=True):
         answer = written.answer
         try:
-            quality.check(answer, question.transcript, question.language, behaviour, settings.quality)
+            quality.check(answer, question.transcript, question.language, behaviour, settings.quality, normalizer)
         except Unusable as fault:
             dropped.append(_dropped(question.id, sheet.behaviour, fault.reason, str(fault)))
             continue

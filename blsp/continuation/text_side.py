@@ -143,7 +143,8 @@ def _ceilings(items: list[Item], params: Params, asker: Asker, staging: Staging)
 
 
 def _ceiling(task: Task, items: Sequence[Item], answers: Sequence[str], params: Params) -> dict[str, Any]:
-    metric = new_metric(task.metric, normalizer_of_all({item.language for item in items}, params.corpus.normalizer))
+    normalizer = normalizer_of_all({item.language for item in items}, params.corpus.normalizer)
+    metric = new_metric(task.metric, normalizer, [str(reference_of(task, item)) for item in items])
     assert metric.count is not None
     total = sum(
         metric.count(without(task.drop, answer), str(reference_of(task, item)))
@@ -164,7 +165,14 @@ def _figures(asked: Asked, name: str, params: Params) -> dict[str, Any]:
     reasons: Counter[str] = Counter()
     for question, answer in zip(asked.questions, asked.answers, strict=True):
         try:
-            quality.check(answer, question.transcript, question.language, settings.behaviours[name], settings.quality)
+            quality.check(
+                answer,
+                question.transcript,
+                question.language,
+                settings.behaviours[name],
+                settings.quality,
+                params.corpus.normalizer,
+            )
         except Unusable as fault:
             reasons[fault.reason] += 1
     cut = sum(answer.finish_reason == "length" for answer in asked.answers)

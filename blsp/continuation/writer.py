@@ -72,7 +72,7 @@ def _write_fields(params: Params, folder: Path, report: "_Report") -> Iterator[d
             answers = ended(sheet, read_answers(name, staging), tokenizer)
             if sheet.shard.split == "dev":
                 looked_at[sheet.behaviour].add(sheet, [written.answer for written in answers], chosen)
-            rows, dropped = fill_sheet(sheet, answers, settings, asker.pin)
+            rows, dropped = fill_sheet(sheet, answers, settings, asker.pin, params.corpus.normalizer)
             write_field(sheet.shard, sheet.behaviour, rows, folder)
             report.add(sheet, rows, dropped)
             finished += len(rows) + len(dropped) + sheet.rows_not_asked

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from blsp.contracts.sample import Sample, keys_of
 from blsp.data.records import SPLITS
 from blsp.data.shards import CONTINUATIONS_DIR, CORPUS_DIR, Shard, iter_shards, read_field
-from blsp.data.text import sentence_key
+from blsp.data.text import chars_per_s, sentence_key
 from blsp.errors import BlspError
 
 _SPOKEN = {
@@ -113,7 +113,7 @@ def _spoken_row(row: dict[str, Any], split: str) -> tuple[Any, ...]:
         text,
         duration_s,
         row["recording"]["sampling_rate"],
-        len(text) / duration_s if duration_s else float("inf"),
+        chars_per_s(text, duration_s),
         (row.get("custom") or {}).get("licence") or None,
     )
 

@@ -6,7 +6,7 @@ No audio is read. Memory holds a number a row, one a speaker, and the held-out s
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,29 @@ from blsp.data import splits, text
 from blsp.data.packing import ShardRows
 from blsp.data.records import SPLITS, Dropped, Row, Unusable, Utterance, quoted
 from blsp.params import Corpus
+from blsp.params import Source as SourceSettings
 
 Source = Callable[[], Iterator[Row]]
+
+
+@dataclass
+class Texts:
+    """How a source's transcripts are written: how often each thing was cleaned, and how many are in capitals."""
+
+    cleaned: Counter[str] = field(default_factory=Counter)
+    rows: int = 0
+    in_capitals: int = 0
+
+    def add(self, raw: str, cleaned: Counter[str]) -> None:
+        """Count one transcript."""
+        self.cleaned.update(cleaned)
+        self.rows += 1
+        self.in_capitals += raw.upper() == raw != raw.lower()
+
+    @property
+    def all_in_capitals(self) -> bool:
+        """Whether every transcript is in capitals: an LLM reads few such texts."""
+        return 0 < self.rows == self.in_capitals
 
 
 @dataclass(frozen=True)
@@ -31,7 +52,9 @@ class Survey:
     repeated_ids: frozenset[int]
     """Hashes of the ids that may not be one row's alone."""
     rows_written: "Counter[text.Normalizer]"
-    """How many transcripts each normaliser was given."""
+    """How many transcripts each normaliser is for."""
+    texts: tuple["Texts", ...]
+    """Of each source, how its transcripts are written."""
 
     def normalizers(self) -> dict[str, dict[str, Any]]:
         """For the report: by normaliser its rows and its version."""
@@ -56,15 +79,19 @@ def survey(sources: Sequence[Source], settings: Corpus) -> Survey:
     speakers = splits.assign_speakers(counted(), settings.dev_share, settings.test_share)
     values, counts = np.unique(np.array(hashes, dtype=np.int64), return_counts=True)
     repeated = frozenset(values[counts > 1].tolist())
-    found = Survey(tuple(rows_in), speakers, splits.HeldOutSentences(), repeated, Counter())
-    for row in _identified(sources, repeated):
+    texts = tuple(Texts() for _ in sources)
+    found = Survey(tuple(rows_in), speakers, splits.HeldOutSentences(), repeated, Counter(), texts)
+    for number, row in _identified(sources, repeated):
         if not isinstance(row, Utterance):
             continue
         found.rows_written[text.normalizer_of(row.language, settings.normalizer)] += 1
+        try:
+            written = text.as_written(row.text, row.language, settings.sources[number].case)
+        except Unusable:
+            continue
+        texts[number].add(row.text, written.cleaned)
         if (split := speakers.of(row)) != "train":
-            worded = _worded(row, settings)
-            if isinstance(worded, Utterance):
-                found.held_out.add(worded.text, split)
+            found.held_out.add(text.sentence_keys(written.text, row.language, settings.normalizer), split)
     return found
 
 
@@ -93,16 +120,18 @@ def plan(
         waiting[split], numbers[split] = [], numbers[split] + 1
         return made
 
-    for place, row in enumerate(_worded(row, settings) for row in _identified(sources, found.repeated_ids)):
+    rows = (_worded(row, settings.sources[number]) for number, row in _identified(sources, found.repeated_ids))
+    for place, row in enumerate(rows):
         if not isinstance(row, Utterance):
             drop(place, row)
             continue
         split = found.speakers.of(row)
-        if other := found.held_out.elsewhere(row.text, split):
+        keys = text.sentence_keys(row.text, row.language, settings.normalizer)
+        if other := found.held_out.elsewhere(keys, split):
             detail = f"{quoted(row.text)}, {split} here, is also in {other}"
             drop(place, Dropped(row.id, "sentence_in_other_split", detail))
             continue
-        if settings.max_rows_per_sentence and repeats.add(row.text, split) > settings.max_rows_per_sentence:
+        if settings.max_rows_per_sentence and repeats.add(keys, split) > settings.max_rows_per_sentence:
             detail = f"{quoted(row.text)} is in {split} {settings.max_rows_per_sentence} times already"
             drop(place, Dropped(row.id, "sentence_repeated", detail))
             continue
@@ -114,25 +143,24 @@ def plan(
             yield shard(split)
 
 
-def _identified(sources: Iterable[Source], repeated_ids: frozenset[int]) -> Iterator[Row]:
-    """The rows in order, those whose id an earlier one has as Dropped."""
+def _identified(sources: Iterable[Source], repeated_ids: frozenset[int]) -> Iterator[tuple[int, Row]]:
+    """The number of its source and each row, in order; those whose id an earlier one has as Dropped."""
     seen: set[str] = set()
-    for source in sources:
+    for number, source in enumerate(sources):
         for row in source():
             if isinstance(row, Utterance) and hash(row.id) in repeated_ids:
                 if row.id in seen:
                     row = Dropped(row.id, "duplicate_id", "an earlier row has this id; give each its own, or none")
                 else:
                     seen.add(row.id)
-            yield row
+            yield number, row
 
 
-def _worded(row: Row, settings: Corpus) -> Row:
-    """The row with its transcript normalised, as Dropped where it has no words."""
+def _worded(row: Row, source: SourceSettings) -> Row:
+    """The row with its transcript as the LLM reads it, as Dropped where it has no words."""
     if not isinstance(row, Utterance):
         return row
     try:
-        normalizer = text.normalizer_of(row.language, settings.normalizer)
-        return replace(row, text=text.normalise(row.text, normalizer))
+        return replace(row, text=text.as_written(row.text, row.language, source.case).text)
     except Unusable as fault:
         return Dropped(row.id, fault.reason, str(fault))

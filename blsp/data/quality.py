@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blsp.data.records import Unusable, quoted
+from blsp.data.text import chars_per_s as spoken_chars_per_s
 from blsp.params import Corpus
 
 FRAME_S = 0.025
@@ -12,13 +13,13 @@ FULL_SCALE = 0.999
 
 
 def check_length(samples: NDArray[np.float32], text: str, settings: Corpus) -> None:
-    """Nothing. Raises Unusable: too_short, too_long, too_few_chars_per_s, too_many_chars_per_s."""
+    """Raise Unusable where the length is wrong: too_short, too_long, too_few_chars_per_s, too_many_chars_per_s."""
     duration_s = samples.size / settings.sampling_rate_hz
     if duration_s < settings.min_duration_s:
         raise Unusable("too_short", f"{duration_s:.2f} s, less than {settings.min_duration_s:g} s")
     if duration_s > settings.max_duration_s:
         raise Unusable("too_long", f"{duration_s:.2f} s, more than {settings.max_duration_s:g} s")
-    chars_per_s = len(text) / duration_s
+    chars_per_s = spoken_chars_per_s(text, duration_s)
     found = f"{chars_per_s:.1f} characters/s, {quoted(text)} in {duration_s:.2f} s"
     if chars_per_s < settings.min_chars_per_s:
         raise Unusable("too_few_chars_per_s", f"{found}; less than {settings.min_chars_per_s:g}")

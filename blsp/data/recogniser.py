@@ -42,14 +42,16 @@ def digest(settings: Corpus) -> str | None:
 
 
 def faults(rows: Sequence[Utterance], clips: Sequence[NDArray[np.float32]], settings: Corpus) -> list[Unusable | None]:
-    """For each row, its transcript normalised, and its samples (N,): recogniser_disagrees, or None where it agrees.
+    """For each row and its samples (N,): recogniser_disagrees, or None where it agrees.
 
-    Both texts are compared as the corpus's normaliser leaves them. Raises BlspError where there is no such recogniser.
+    Both texts are compared as the corpus's normaliser leaves them; a transcript of which it leaves no word ("um") is
+    not contradicted. Raises BlspError where there is no such recogniser.
     """
     import jiwer
 
     assert settings.recogniser is not None and settings.max_recogniser_wer is not None
     whisper = _load(settings.recogniser, settings.recogniser_revision)
+    normalizers = [text.normalizer_of(row.language, settings.normalizer) for row in rows]
     heard = [""] * len(rows)
     languages = [_token(whisper, row.language) for row in rows]
     for language in dict.fromkeys(languages):  # a batch is told one language
@@ -58,10 +60,11 @@ def faults(rows: Sequence[Utterance], clips: Sequence[NDArray[np.float32]], sett
             audio.resample(clips[at], settings.sampling_rate_hz, whisper.extractor.sampling_rate) for at in chosen
         ]
         for at, words in zip(chosen, recognise(whisper, resampled, language), strict=True):
-            heard[at] = text.plain_words(words, text.normalizer_of(rows[at].language, settings.normalizer))
+            heard[at] = text.plain_words(words, normalizers[at])
     found: list[Unusable | None] = []
-    for row, words in zip(rows, heard, strict=True):
-        wer = jiwer.wer(row.text, words)
+    for row, normalizer, words in zip(rows, normalizers, heard, strict=True):
+        said = text.plain_words(row.text, normalizer)
+        wer = jiwer.wer(said, words) if said else 0.0
         detail = f"word error rate {wer:.2f}, more than {settings.max_recogniser_wer:g}: {quoted(row.text)}"
         disagrees = wer > settings.max_recogniser_wer
         found.append(Unusable("recogniser_disagrees", f"{detail}, heard as {quoted(words)}") if disagrees else None)

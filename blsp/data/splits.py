@@ -8,14 +8,13 @@ import hashlib
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blsp.data.records import Row, Utterance
-from blsp.data.text import sentence_key
 
 HELD_OUT_FIRST = ("test", "dev", "train")
 
@@ -69,20 +68,23 @@ def assign_speakers(rows: Iterable[Row], dev_share: float, test_share: float) ->
 
 
 class HeldOutSentences:
-    """The sentences of test and dev, so that a row whose sentence is held out further is found."""
+    """The sentences of test and dev, so that a row whose sentence is held out further is found.
+
+    A sentence is given by its keys (`text.sentence_keys`); two that share one are the same.
+    """
 
     def __init__(self) -> None:
         self._keys: dict[str, set[str]] = {"test": set(), "dev": set()}
 
-    def add(self, text: str, split: str) -> None:
-        """Nothing; the sentence is held out where its split is test or dev."""
+    def add(self, keys: Iterable[str], split: str) -> None:
+        """Hold the sentence out where its split is test or dev."""
         if split in self._keys:
-            self._keys[split].add(sentence_key(text))
+            self._keys[split].update(keys)
 
-    def elsewhere(self, text: str, split: str) -> str | None:
+    def elsewhere(self, keys: Iterable[str], split: str) -> str | None:
         """The split that keeps the sentence from `split`: test from dev and train, dev from train."""
         for other in HELD_OUT_FIRST[: HELD_OUT_FIRST.index(split)]:
-            if sentence_key(text) in self._keys[other]:
+            if not self._keys[other].isdisjoint(keys):
                 return other
         return None
 
@@ -93,9 +95,9 @@ class SentenceCounts:
     def __init__(self) -> None:
         self._counts: Counter[bytes] = Counter()
 
-    def add(self, text: str, split: str) -> int:
-        """How often the sentence is in the split, this time included."""
-        key = hashlib.blake2b(f"{split} {sentence_key(text)}".encode(), digest_size=12).digest()
+    def add(self, keys: Sequence[str], split: str) -> int:
+        """How often the sentence, by the last of its keys, is in the split, this time included."""
+        key = hashlib.blake2b(f"{split} {keys[-1]}".encode(), digest_size=12).digest()
         self._counts[key] += 1
         return self._counts[key]
 

@@ -13,7 +13,7 @@ from blsp.evaluation.gap import continued, floored_figures, floored_gaps, share_
 from blsp.evaluation.judge import ASPECTS, judge
 from blsp.evaluation.perplexity import with_perplexity
 from blsp.evaluation.resampling import Figure, Resampling, ratio, resampling_of
-from blsp.evaluation.scores import Measured, grade, measure, metrics_of
+from blsp.evaluation.scores import Measured, grade, measure, metrics_of, without_words
 from blsp.evaluation.sensitivity import measure_sensitivity
 from blsp.evaluation.systems import all_systems
 from blsp.evaluation.tasks import heard_before, heard_in_training, heard_languages, some_of, test_items
@@ -50,6 +50,7 @@ def _evaluate(params: Params) -> dict[str, Any]:
     resampling = resampling_of(settings)
     answers = ask(systems, settings.tasks, items, params.train.seed, limit=settings.items)
     answers = with_perplexity(answers, settings.tasks, model.language_model, processor.tokenizer, settings)
+    unscorable = answers[without_words(answers, settings.tasks, params.corpus.normalizer)]
     graded = grade(answers, settings.tasks, params.corpus.normalizer)
     write_answers(graded, ANSWERS)
     page.write_page(
@@ -70,6 +71,7 @@ def _evaluate(params: Params) -> dict[str, Any]:
             "audio_s": sum(len(item.samples) / item.sampling_rate_hz for item in items),
             "items": settings.items,
             **heard_before(items),
+            "without_reference_words": unscorable.groupby("task")["id"].nunique().to_dict(),
         },
         "confidence": settings.confidence,
         "tasks": tasks_of(measured, graded, heard),

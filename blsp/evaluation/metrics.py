@@ -1,14 +1,17 @@
 """Scores: what each metric counts in one answer, and its value from counts summed over answers."""
 
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
+import regex
 
-from blsp.data.text import Normalizer, normalizer_version, plain_words
+from blsp.data.text import Normalizer, normalizer_version, plain_words, sentence_key
 from blsp.evaluation.resampling import Compute
 
 if TYPE_CHECKING:
@@ -32,11 +35,21 @@ class Metric:
     signature: str
 
 
-def new_metric(name: str, normalizer: Normalizer) -> Metric:
-    """The metric of that name in params.yaml; the normaliser is for word errors."""
-    if name == "wer":
-        return word_error_rate(normalizer)
-    return {"bleu": bleu, "chrf": chrf, "accuracy": accuracy, "contains": contains, "perplexity": perplexity}[name]()
+ON_NORMALISED = ("wer", "cer")
+"""Metrics of normalised texts: a reference of which no word is left ("um") cannot be scored."""
+
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_SPACE_WITHIN = regex.compile(rf"(?<=[{_UNSPACED}]) +(?=[{_UNSPACED}])")
+SHORT_WORDS = 4  # BLEU counts runs of four
+
+
+def new_metric(name: str, normalizer: Normalizer, references: Sequence[str] = ()) -> Metric:
+    """The metric of that name in params.yaml; the normaliser is for word and character errors, references for BLEU."""
+    if name in ON_NORMALISED:
+        return {"wer": word_error_rate, "cer": character_error_rate}[name](normalizer)
+    if name == "bleu":
+        return bleu(references)
+    return {"chrf": chrf, "accuracy": accuracy, "contains": contains, "perplexity": perplexity}[name]()
 
 
 def word_error_rate(normalizer: Normalizer) -> Metric:
@@ -58,11 +71,66 @@ def word_error_rate(normalizer: Normalizer) -> Metric:
     )
 
 
-def bleu() -> Metric:
-    """Corpus BLEU, 0 to 100, case and punctuation as written (sacrebleu's defaults); one answer alone: its own."""
+def character_error_rate(normalizer: Normalizer) -> Metric:
+    """As `word_error_rate`, of characters: for languages whose words nobody separates.
+
+    Spaces count, but for those between letters of scripts that are written without (Chinese, Japanese, Thai, ...).
+    """
+    import jiwer
+
+    def characters(text: str) -> str:
+        return _SPACE_WITHIN.sub("", plain_words(text, normalizer))
+
+    def count(answer: str, reference: str) -> np.ndarray:
+        found = jiwer.process_characters(characters(reference), characters(answer))
+        errors = found.substitutions + found.deletions + found.insertions
+        return np.array([errors, found.hits + found.substitutions + found.deletions], dtype=float)
+
+    return Metric(
+        name="cer",
+        higher_is_better=False,
+        count=count,
+        compute=lambda total: total[0] / total[1],
+        quality=lambda counts: max(1 - counts[0] / counts[1], 0.0),
+        signature=f"cer|jiwer:{version('jiwer')}|normalizer:{normalizer} ({normalizer_version(normalizer)})",
+    )
+
+
+def bleu(references: Sequence[str] = ()) -> Metric:
+    """Corpus BLEU, 0 to 100, case and punctuation as written; one answer alone: its own.
+
+    sacrebleu's defaults, but for two things that follow from the references: its tokenizer for their script, and the
+    effective order where all of them have less than four words, for which plain BLEU is 0 whatever the answers.
+    """
     from sacrebleu.metrics.bleu import BLEU
 
-    return _of_sacrebleu("bleu", BLEU(), BLEU(effective_order=True))
+    tokenizer = bleu_tokenizer(references)
+    whole = BLEU(tokenize=tokenizer)
+    is_short = bool(references) and all(len(whole.tokenizer(text).split()) < SHORT_WORDS for text in references)
+    return _of_sacrebleu(
+        "bleu",
+        BLEU(tokenize=tokenizer, effective_order=True) if is_short else whole,
+        BLEU(tokenize=tokenizer, effective_order=True),
+    )
+
+
+def bleu_tokenizer(references: Sequence[str]) -> str:
+    """sacrebleu's tokenizer for the script that most references are in.
+
+    zh for Chinese; ja-mecab for Japanese where MeCab and its dictionary are installed (`sacrebleu[ja]`), otherwise
+    char, as for the other scripts without spaces; 13a, its default, for all else.
+    """
+    scripts = Counter(
+        "ja-mecab" if regex.search(r"[\p{Hiragana}\p{Katakana}]", text)
+        else "zh" if regex.search(r"\p{Han}", text)
+        else "char" if regex.search(rf"[{_UNSPACED}]", text)
+        else "13a"
+        for text in references
+    )  # fmt: skip
+    found = scripts.most_common(1)[0][0] if scripts else "13a"
+    if found == "ja-mecab" and not (find_spec("MeCab") and find_spec("ipadic")):
+        return "char"
+    return found
 
 
 def chrf() -> Metric:
@@ -73,11 +141,11 @@ def chrf() -> Metric:
 
 
 def accuracy() -> Metric:
-    """The share of answers equal to their references, but for case, punctuation and underscores."""
+    """The share of answers equal to their references, but for case, punctuation and underscores (`sentence_key`)."""
     return Metric(
         name="accuracy",
         higher_is_better=True,
-        count=lambda answer, reference: np.array([plain(answer) == plain(reference), 1], dtype=float),
+        count=lambda answer, reference: np.array([sentence_key(answer) == sentence_key(reference), 1], dtype=float),
         compute=lambda total: total[0] / total[1],
         quality=lambda counts: float(counts[0]),
         signature="accuracy|exact match, plain words",
@@ -91,8 +159,8 @@ def contains() -> Metric:
     """
 
     def count(answer: str, reference: str) -> np.ndarray:
-        right = [words for one in reference.split("|") if (words := plain(one))]
-        return np.array([any(f" {words} " in f" {plain(answer)} " for words in right), 1], dtype=float)
+        right = [words for one in reference.split("|") if (words := sentence_key(one))]
+        return np.array([any(f" {words} " in f" {sentence_key(answer)} " for words in right), 1], dtype=float)
 
     return Metric(
         name="contains",
@@ -116,17 +184,15 @@ def perplexity() -> Metric:
     )
 
 
-def plain(text: str) -> str:
-    """The text in lower case, its words separated by single spaces, without punctuation."""
-    return " ".join(re.findall(r"[^\W_]+", text.lower()))
-
-
 def without(beginning: str | None, answer: str) -> str:
-    """The answer without the words `beginning` at its start, if it has them: case and spaces do not count."""
+    """The answer without the words `beginning` at its start, if it has them: case and spaces do not count.
+
+    A beginning that ends in a letter must end a word; one that ends in a mark ("The answer is:") need not.
+    """
     if beginning is None:
         return answer
     words = r"\s+".join(re.escape(word) for word in beginning.split())
-    return re.sub(rf"^\s*{words}\b[\s:,]*", "", answer, flags=re.IGNORECASE)
+    return re.sub(rf"^\s*{words}(?:(?<!\w)|\b)[\s:,]*", "", answer, flags=re.IGNORECASE)
 
 
 def _of_sacrebleu(name: str, whole: "Sacrebleu", alone: "Sacrebleu") -> Metric:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
 from blsp import pages
-from blsp.evaluation.metrics import plain
+from blsp.data.text import sentence_key
 from blsp.sampling import sample
 
 PAGE = "reports/answers.html"
@@ -138,7 +138,7 @@ def differences(answer: str, reference: str) -> list[Piece]:
     """
     ours, theirs = answer.split(), reference.split()
     pieces: list[Piece] = []
-    changes = Levenshtein.opcodes([plain(word) for word in ours], [plain(word) for word in theirs])
+    changes = Levenshtein.opcodes([sentence_key(word) for word in ours], [sentence_key(word) for word in theirs])
     for is_same, run in groupby(changes, key=lambda change: change.tag == "equal"):
         first, *others = run
         last = others[-1] if others else first

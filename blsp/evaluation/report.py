@@ -157,6 +157,10 @@ def _page(evaluation: dict[str, Any]) -> str:
         "# Evaluation",
         "",
         about_the_test(evaluation),
+        *(
+            f"Of {name}, {count} are left out: the normaliser leaves no word of their references."
+            for name, count in evaluation["test"].get("without_reference_words", {}).items()
+        ),
         "",
         table(evaluation),
         "",

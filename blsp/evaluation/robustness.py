@@ -75,7 +75,7 @@ def draw_conditions(panels: Sequence[Panel], conditions: Mapping[str, Condition]
 def draw_voices(panels: Sequence[Panel], path: Path) -> None:
     """Nothing; a picture of the figures by voice: first the one on which the first panel's last system is best."""
     *_, last = panels[0].figures.values()
-    sign = 1 if panels[0].metric == "wer" else -1
+    sign = 1 if panels[0].metric in ("wer", "cer") else -1
     order = sorted(last, key=lambda voice: (sign * last[voice]["value"], voice))
     _draw(panels, order, [], {voice: f"{voice} ({last[voice]['n']})" for voice in order}, path)
 

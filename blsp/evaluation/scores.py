@@ -6,12 +6,14 @@ Axes: I items, K counts of a metric.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from blsp.data.text import Setting, normalizer_of_all
-from blsp.evaluation.metrics import Metric, new_metric, without
+from blsp.data.text import Setting, normalizer_of_all, plain_words
+from blsp.errors import BlspError
+from blsp.evaluation.metrics import ON_NORMALISED, Metric, new_metric, without
 from blsp.evaluation.resampling import Compute, Difference, Figure, Resampling, bootstrap, difference
 from blsp.params import Task
 
@@ -41,20 +43,39 @@ class Measured:
 
 def metrics_of(table: pd.DataFrame, tasks: Mapping[str, Task], setting: Setting) -> dict[str, Metric]:
     """The metric of each task that the table has answers to; `setting` is corpus.normalizer."""
-    asked = {name: table.loc[table["task"] == name, "language"].unique() for name in tasks}
+    asked = {name: table[table["task"] == name] for name in tasks}
     return {
-        name: new_metric(tasks[name].metric, normalizer_of_all(languages, setting))
-        for name, languages in asked.items()
-        if len(languages)
+        name: new_metric(
+            tasks[name].metric,
+            normalizer_of_all(own["language"].unique(), setting),
+            sorted(own["reference"].dropna().unique()),
+        )
+        for name, own in asked.items()
+        if len(own)
     }
+
+
+def without_words(table: pd.DataFrame, tasks: Mapping[str, Task], setting: Setting) -> "pd.Series[bool]":
+    """Which rows of the table cannot be scored: no word of their reference ("um") is left by the task's normaliser."""
+    found: list[Any] = []
+    for name, task in tasks.items():
+        own = table[table["task"] == name]
+        if len(own) and task.metric in ON_NORMALISED:
+            normalizer = normalizer_of_all(own["language"].unique(), setting)
+            found += [row for row, reference in own["reference"].items() if not plain_words(reference, normalizer)]
+    return table.index.to_series().isin(found)
 
 
 def grade(table: pd.DataFrame, tasks: Mapping[str, Task], setting: Setting) -> pd.DataFrame:
     """The table with the columns `counts` and `quality` of each answer (blsp.evaluation.metrics), task by task.
 
-    Perplexity is not counted here: its counts are in the table (blsp.evaluation.perplexity).
+    Answers to references without words are left out (`without_words`). Perplexity is not counted here: its counts are
+    in the table (blsp.evaluation.perplexity). Raises BlspError where nothing is left.
     """
     parts = []
+    table = table[~without_words(table, tasks, setting)]
+    if table.empty:
+        raise BlspError("no answer can be scored: no reference of any task has words; see corpus.normalizer")
     for name, metric in metrics_of(table, tasks, setting).items():
         own = table[table["task"] == name].copy()
         if metric.count is not None:

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from blsp.evaluation.metrics import plain
+from blsp.data.text import sentence_key
 from blsp.evaluation.scores import Measured, summed
 from blsp.params import Task
 
@@ -29,7 +29,7 @@ def measure_sensitivity(table: pd.DataFrame, tasks: Mapping[str, Task]) -> list[
     first = {name: task.instructions[0] for name, task in tasks.items()}
     asked = table[table["instruction"] == table["task"].map(first)]
     answers = {
-        key: dict(zip(own["task"], map(plain, own["answer"]), strict=True))
+        key: dict(zip(own["task"], map(sentence_key, own["answer"]), strict=True))
         for key, own in asked.groupby(["system", "seed", "id"], sort=False)
     }
     read = {item: given for (system, _, item), given in answers.items() if system == READER}

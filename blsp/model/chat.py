@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from blsp.model.decoding import Answer, greedy
+from blsp.plain_text import plain_text
 from blsp.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -23,13 +24,19 @@ def build_prompt(tokenizer: Any, prompt: Prompt | str, content: str) -> str:
 
     `content` is the transcript for text (a space before it does not count) and AUDIO_TOKEN for speech. A space
     between instruction and transcript belongs to the transcript's first word, as tokenizers see it: there is none
-    before speech. `spoken_around` gives the ids around speech.
+    before speech. `spoken_around` gives the ids around speech. Control tokens of the LLM in instruction, examples and
+    transcript are read as plain text.
     """
     prompt = Prompt(prompt) if isinstance(prompt, str) else prompt
-    before, after = prompt.around()
+    before, after = (plain_text(part, tokenizer) for part in prompt.around())
     content = content.removeprefix(" ")
-    asked = (before.removesuffix(" ") if content.startswith(AUDIO_TOKEN) else before) + content + after
-    examples = [(before + said + after, answer) for said, answer in prompt.examples]
+    is_speech = content != "" and not content.replace(AUDIO_TOKEN, "")
+    asked = before.removesuffix(" ") + content if is_speech else before + plain_text(content, tokenizer)
+    asked += after
+    examples = [
+        (before + plain_text(said, tokenizer) + after, plain_text(answer, tokenizer))
+        for said, answer in prompt.examples
+    ]
     if prompt.template == "none":
         turns = [message + gap_before_answer(message) + answer for message, answer in examples]
         return _start(tokenizer) + BETWEEN_EXAMPLES.join([*turns, asked])

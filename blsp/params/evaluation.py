@@ -11,7 +11,7 @@ from blsp.params.wording import Wording
 
 class Task(Wording):
     reference: Literal["transcript", "translation", "intent", "answer"] | None
-    metric: Literal["wer", "bleu", "chrf", "accuracy", "contains", "perplexity"]
+    metric: Literal["wer", "cer", "bleu", "chrf", "accuracy", "contains", "perplexity"]
     drop: Annotated[str, Field(min_length=1)] | None
     language: Annotated[str, Field(pattern=LANGUAGE_CODE)] | None
     source: Annotated[str, Field(min_length=1)] | None

@@ -138,6 +138,7 @@ class Source(Record):
     path: Annotated[str, Field(min_length=1)] | None
     audio_root: Annotated[str, Field(min_length=1)] | None = None
     splits: Literal["official", "speakers"] = "official"
+    case: Literal["as_written", "lower"] = "as_written"
 
     @model_validator(mode="after")
     def consistent(self) -> Self:
@@ -296,6 +297,19 @@ class Params(Record):
             if (engine == "openai") == (value is None):
                 wanted = "must be given" if value is None else "must be null"
                 raise ValueError(f"where continuations.engine is {engine}, {key} {wanted}; found {shown(value)}")
+        return self
+
+    @model_validator(mode="after")
+    def validate_lets_pass_what_corpus_does(self) -> Self:
+        for key, is_wider in (
+            ("min_chars_per_s", self.corpus.min_chars_per_s < self.validate_.min_chars_per_s),
+            ("max_chars_per_s", self.corpus.max_chars_per_s > self.validate_.max_chars_per_s),
+        ):
+            if is_wider:
+                raise ValueError(
+                    f"corpus.{key} {getattr(self.corpus, key):g} lets rows pass at which validate.{key} "
+                    f"{getattr(self.validate_, key):g} would stop the run; set both alike"
+                )
         return self
 
     @model_validator(mode="after")

@@ -58,9 +58,7 @@ def with_others(examples: Sequence[Example]) -> list[Example]:
         others = ((examples[order[at]] for at in side) for side in sides)
         nearest = [next((one for one in side if one.transcript != own.transcript), None) for side in others]
         other = min(filter(None, nearest), key=lambda one: abs(one.num_samples - own.num_samples))
-        found[row] = replace(
-            other, prompt=own.prompt, response_ids=own.response_ids, kept_ids=None, kept_logprobs=None
-        )
+        found[row] = replace(other, prompt=own.prompt, response_ids=own.response_ids, kept_ids=None, kept_logprobs=None)
     return found
 
 

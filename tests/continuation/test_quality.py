@@ -16,7 +16,7 @@ def reason(text, spoken="play some jazz in the attic", spoken_in="en", finish="s
     asked = {"instructions": ["Go on."], "share": 1.0, "answer": "new", "language": "transcript"}
     try:
         answer = Answer(list(tokens) or list(range(9)), text, finish)
-        check(answer, spoken, spoken_in, Behaviour(**asked | behaviour), LIMITS)
+        check(answer, spoken, spoken_in, Behaviour(**asked | behaviour), LIMITS, "whisper")
     except Unusable as fault:
         return fault.reason
     return None
@@ -41,6 +41,15 @@ def test_an_answer_without_words_is_empty(text, answer):
         "En tant qu'IA, je ne peux pas écouter de la musique.",
         "Como modelo de lenguaje, no puedo escuchar música.",
         "作为一个人工智能语言模型,我无法听音乐。",
+        "抱歉,我无法回答这个问题。",
+        "I'm sorry for your loss, but as a chatbot, I cannot feel.",
+        "I'm just an AI, so I have no plans for tonight.",
+        "I'm sorry, I can't help you with that.",
+        "I can't answer that question.",
+        "I am unable to provide such content.",
+        "Could you please provide more context so that I can help you?",
+        "Please provide the sentence.",
+        "I'm sorry, but I won't write this story.",
     ],
 )
 def test_a_refusal_is_dropped(text):
@@ -54,6 +63,19 @@ def test_a_refusal_is_dropped(text):
         "The model was as helpful as an assistant could be.",
         "He was afraid that the band would not play, and he could not help laughing.",
         "Please send my regards to your mother.",
+        "Please send me a text when you arrive.",
+        "Could you please give me more information about the trains to Leeds?",
+        "I'm sorry, I can't answer the phone now.",
+        "I can't help it, I love chocolate.",
+        "He works as an AI engineer in Berlin.",
+        "I'm sorry, I can't help you with the dishes tonight.",
+        "I'm an AI engineer, and I like it.",
+        "I can't write with my left hand.",
+        "She was hired as a virtual assistant by a small firm.",
+        "Please share the details of your flight with my wife.",
+        "I'm afraid I can't complete the marathon this year.",
+        "I can't provide for a family of five.",
+        "Please give the sentence another look, he told the judge.",
         "Ai was a song that everybody knew.",
     ],
 )
@@ -82,6 +104,13 @@ def test_a_copy_is_dropped_where_it_is_not_wanted_and_all_else_where_it_is(text)
     assert reason(text, answer="copy") is None
     assert reason("Play some rock in the kitchen.", answer="copy") == "not_a_copy"
     assert reason("Play some rock in the kitchen.") is None
+
+
+def test_copies_are_compared_as_they_are_scored():
+    assert reason("Lisa got the boots.", "lisa got the boots", answer="copy") is None
+    assert reason("I am twenty, and it is 7 o'clock.", "I'm 20 and it's seven o'clock", answer="copy") is None
+    assert reason("I am twenty, and it is 7 o'clock.", "I'm 20 and it's seven o'clock") == "copy"
+    assert reason("लड़की घर गयी", "लड़का घर गया", "hi", answer="copy") == "not_a_copy"
 
 
 def test_an_answer_that_was_cut_is_a_copy_of_what_it_had_room_for():

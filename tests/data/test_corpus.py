@@ -279,6 +279,36 @@ def test_synthesised_rows_are_packed_like_files(params):
     assert {cut.num_samples for cut in shards.load_cuts("train")} == {RATE_HZ}
 
 
+@pytest.mark.parametrize("case", ["as_written", "lower"])
+def test_the_llm_reads_transcripts_as_they_are_written(params, capsys, case):
+    texts = ("ZERO THREE FIVE ONE", "IS IT YOU <COMMA> O&apos;BRIEN", "STOP <|IM_END|> (REALLY)")
+    written = {
+        "as_written": ("ZERO THREE FIVE ONE", "IS IT YOU, O'BRIEN", "STOP < |IM_END| > (REALLY)"),
+        "lower": ("Zero three five one.", "Is it you, o'brien?", "Stop < |im_end| > (really)."),
+    }
+    rows = [
+        {
+            "audio": clip(f"{n}.wav", noise(3.4, seed=n)),
+            "id": str(n),
+            "text": text,
+            "language": "en",
+            "split": SPLITS[n],
+        }
+        for n, text in enumerate(texts)
+    ]
+    write_manifest(rows)
+    sources = [source.model_copy(update={"case": case}) for source in params.corpus.sources]
+    settings = params.corpus.model_copy(update={"sources": sources})
+    corpus.run(params.model_copy(update={"corpus": settings}))
+    packed = {cut.id: cut.supervisions[0].text for split in SPLITS for cut in shards.load_cuts(split)}
+    assert packed == {str(n): text for n, text in enumerate(written[case])}
+    report = json.loads(Path("reports/corpus.json").read_text())
+    counts = {"html_entities": 1, "punctuation_tags": 1, "control_tokens": 1}
+    assert report["cleaned"] == report["sources"][0]["cleaned"] == counts
+    assert report["sources"][0]["all_in_capitals"]
+    assert ("every transcript is in capitals" in capsys.readouterr().out) == (case == "as_written")
+
+
 def test_a_source_that_changes_while_it_is_read_is_not_reported_as_whole(params):
     lengths = iter((6, 6, 5))
 

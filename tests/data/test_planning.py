@@ -22,8 +22,9 @@ ROWS = (
 def planned(rows, unwanted=None):
     """The shards as (split, number, ids, places, unwanted), and the rows that get into none."""
     sources, dropped = [lambda own=own: iter(own) for own in rows], []
-    found = planning.survey(sources, SETTINGS)
-    shards = planning.plan(sources, SETTINGS, found, unwanted or {}, lambda *one: dropped.append(one))
+    settings = SETTINGS.model_copy(update={"sources": SETTINGS.sources * len(rows)})
+    found = planning.survey(sources, settings)
+    shards = planning.plan(sources, settings, found, unwanted or {}, lambda *one: dropped.append(one))
     return (
         [(s.split, s.number, [one.id for one in s.rows], list(s.places), list(s.unwanted)) for s in shards],
         [(place, one.id, one.reason) for place, one in dropped],

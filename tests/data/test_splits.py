@@ -4,6 +4,7 @@ import pytest
 
 from blsp.data.records import Dropped, Utterance
 from blsp.data.splits import HeldOutSentences, assign_speakers
+from blsp.data.text import sentence_keys
 
 
 def row(number, speaker=None, split=None):
@@ -70,9 +71,9 @@ def test_what_a_row_names_is_kept_and_its_speaker_follows():
 def test_sentences_of_test_are_kept_from_dev_and_train_and_those_of_dev_from_train():
     held_out = HeldOutSentences()
     for text, split in (("one", "test"), ("two", "dev"), ("three", "train")):
-        held_out.add(text, split)
+        held_out.add(sentence_keys(text, "en", "whisper"), split)
     found = {
-        (text, split): held_out.elsewhere(text, split)
+        (text, split): held_out.elsewhere(sentence_keys(text, "en", "whisper"), split)
         for text in ("one", "two", "three")
         for split in ("train", "dev", "test")
     }
@@ -81,4 +82,4 @@ def test_sentences_of_test_are_kept_from_dev_and_train_and_those_of_dev_from_tra
         ("one", "dev"): "test",
         ("two", "train"): "dev",
     }
-    assert held_out.elsewhere("One!", "train") == "test"
+    assert held_out.elsewhere(sentence_keys("ONE!", "en", "whisper"), "train") == "test"

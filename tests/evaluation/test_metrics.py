@@ -6,7 +6,17 @@ import pytest
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-from blsp.evaluation.metrics import accuracy, bleu, chrf, contains, new_metric, plain, without, word_error_rate
+from blsp.evaluation.metrics import (
+    accuracy,
+    bleu,
+    bleu_tokenizer,
+    character_error_rate,
+    chrf,
+    contains,
+    new_metric,
+    without,
+    word_error_rate,
+)
 
 GERMAN = (
     ["schalte das Licht im Flur ein", "bestelle Suppe und Tee für Anna", "rufe Peter an"],
@@ -51,17 +61,50 @@ def test_accuracy_overlooks_case_punctuation_and_underscores():
     metric = accuracy()
     found = corpus(metric, ["Device on.", "weather", "timer"], ["device_on", "weather", "alarm"])
     assert found == pytest.approx(2 / 3)
-    assert plain("  Device_ON! ") == "device on"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"), [("-5", "5"), ("C++", "C"), ("", "?"), ("की", "का"), ("ไม่", "ไม้"), ("كَتَبَ", "كُتُب")]
+)
+def test_accuracy_keeps_marks_and_signs(answer, reference):
+    assert corpus(accuracy(), [answer], [reference]) == 0
+    assert corpus(accuracy(), ["cafe\u0301"], ["café"]) == 1, "NFD and NFC are the same"
+
+
+def test_character_error_rate_is_jiwers_without_spaces_that_nobody_writes():
+    metric = character_error_rate("whisper_basic")
+    assert corpus(metric, ["今天天气很号"], ["今天天气很好。"]) == pytest.approx(1 / 6)
+    assert corpus(metric, ["今天 天气 很好"], ["今天天气很好"]) == 0
+    english = ["the cat sat", "a dog"], ["the cats at", "a dog"]
+    assert corpus(metric, *english) == pytest.approx(jiwer.cer(english[1], english[0]))
+    assert not metric.higher_is_better and "normalizer:whisper_basic" in metric.signature
+
+
+def test_bleu_splits_words_as_the_references_script_is_written():
+    assert bleu_tokenizer([]) == bleu_tokenizer(["guten Tag", "东京"]) == "13a"
+    assert bleu_tokenizer(["今天天气很好"]) == "zh" and bleu_tokenizer(["สวัสดีค่ะ"]) == "char"
+    assert bleu_tokenizer(["今日は"]) in ("char", "ja-mecab")
+    metric = new_metric("bleu", "none", ["今天天气很好"])
+    assert corpus(metric, ["今天天气很号"], ["今天天气很好"]) > 50 and "tok:zh" in metric.signature
+
+
+def test_bleu_of_references_that_are_all_short_is_of_the_words_they_have():
+    short = ["guten Tag auch"] * 3
+    assert corpus(bleu(), short, short) == 0, "sacrebleu's corpus BLEU"
+    assert corpus(bleu(short), short, short) == pytest.approx(100) and "eff:yes" in bleu(short).signature
+    one_long = [*short, "guten Tag auch allen"]
+    assert "eff:no" in bleu(one_long).signature and corpus(bleu(one_long), one_long, one_long) == pytest.approx(100)
 
 
 def test_words_before_an_answer_are_dropped_where_they_are_whole_words():
     assert without("The answer is", " the  answer is: butter.") == "butter."
     assert without("The answer is", "butter") == "butter"
     assert without("The answer is", "The answer isn't") == "The answer isn't"
+    assert without("The answer is:", "The answer is: 42") == without("The answer is:", "the answer is:42") == "42"
     assert without(None, "The answer is tea") == "The answer is tea"
 
 
-@pytest.mark.parametrize("name", ["wer", "bleu", "chrf", "accuracy"])
+@pytest.mark.parametrize("name", ["wer", "cer", "bleu", "chrf", "accuracy"])
 def test_metrics_go_by_their_names(name):
     metric = new_metric(name, "none")
     assert metric.name == name and metric.signature.startswith(name)

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from blsp.errors import BlspError
 from blsp.evaluation.resampling import Resampling
-from blsp.evaluation.scores import grade, measure, metrics_of
+from blsp.evaluation.scores import grade, measure, metrics_of, without_words
 from blsp.evaluation.sensitivity import measure_sensitivity
 from blsp.params import Task
 
@@ -117,3 +118,19 @@ def test_instructions_of_a_task_that_are_another_tasks_first_do_not_count_for_it
     ]
     followed = next(one for one in measure_sensitivity(pd.DataFrame(rows), tasks) if one.metric == "followed")
     assert followed.figure("speech", RESAMPLING)["value"] == 1
+
+
+def test_items_whose_reference_has_no_words_are_left_out():
+    um = [
+        row(system, "asr", asked, "3", "um", "Um.")
+        for system in ("text", "speech")
+        for asked in ("Repeat.", "Say it again.")
+    ]
+    rows = [*answered("text", "buy tea please", "tea"), *answered("speech", "buy", "tea"), *um]
+    assert without_words(pd.DataFrame(rows), TASKS, "whisper").sum() == len(um)
+    graded, found = measured(rows)
+    assert found["asr"].figure("speech", RESAMPLING)["n"] == 1 and not graded["quality"].isna().any()
+    graded, found = measured([*um, *(one for one in rows if one["task"] == "qa")])
+    assert set(found) == {"qa"}, "nothing is left of the task"
+    with pytest.raises(BlspError, match="no reference of any task has words"):
+        measured(um)

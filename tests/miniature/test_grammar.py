@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from blsp.data.text import normalise
+from blsp.data.text import as_written, plain_words
 from blsp.miniature import grammar
 from blsp.miniature.associations import ASSOCIATIONS
 from blsp.miniature.conversations import INSTRUCTIONS, conversations
@@ -95,10 +95,12 @@ def test_german_is_whole():
 
 
 @pytest.mark.parametrize("split", ["train", "dev", "test"])
-def test_sentences_are_as_the_normaliser_leaves_them(split):
+def test_sentences_are_as_corpus_and_normaliser_leave_them(split):
     for sentence in distinct_sentences(split, 1, 200):
-        assert normalise(sentence.text, "whisper_english") == sentence.text
-        assert normalise(sentence.text_german, "whisper_basic") == sentence.text_german
+        assert as_written(sentence.text, "en") == (sentence.text, {})
+        assert plain_words(sentence.text, "whisper_english") == sentence.text
+        assert as_written(sentence.text_german, "de") == (sentence.text_german, {})
+        assert plain_words(sentence.text_german, "whisper_basic") == sentence.text_german
 
 
 def test_the_llm_is_taught_the_instructions_of_the_params():

@@ -123,7 +123,8 @@ def processed(folder, clips):
 @torch.no_grad()
 def test_served_without_its_head_it_says_what_the_model_says(exported, clips):
     own, own_processor, folder = exported
-    prompt = build_prompt(own_processor.tokenizer, f"Repeat {AUDIO_TOKEN} and {AUDIO_TOKEN} and ", AUDIO_TOKEN)
+    clip = f"{AUDIO_TOKEN} and "
+    prompt = build_prompt(own_processor.tokenizer, "Repeat ", f"{clip}{clip}{AUDIO_TOKEN}")
     expected = own(**own_processor(text=[prompt], audio=clips)).logits[0]
 
     model = make(folder)

@@ -96,7 +96,7 @@ def test_alone_it_trains_nothing_and_beside_another_corpus_it_evaluates(place, t
         write(place, name, HEADER, row(f"S{name}", "phrase", "Louder please"))
     with pytest.raises(BlspError, match=r"none is left for train\.\n.* a corpus of other sentences") as caught:
         packed(read, place, tmp_path / "corpus")
-    assert "sentence_in_other_split: 2, first Strain/phrase: 'louder please', train here, is also in test" in str(
+    assert "sentence_in_other_split: 2, first Strain/phrase: 'Louder please', train here, is also in test" in str(
         caught.value
     )
     spoken(tmp_path / "other.wav", "where is the ladder")
