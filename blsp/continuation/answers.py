@@ -17,7 +17,7 @@ from blsp.backbones import load_llm, load_tokenizer
 from blsp.continuation import engine, openai_server, teacher
 from blsp.data.shards import read_jsonl_gz, write_jsonl_gz
 from blsp.errors import BlspError
-from blsp.model import continuous, decoding
+from blsp.model import chat, continuous, decoding, loading, responses
 from blsp.model.decoding import Answer
 from blsp.servers import Server
 from blsp.staging import NotWhole, Staging
@@ -25,12 +25,13 @@ from blsp.staging import NotWhole, Staging
 
 @dataclass(frozen=True)
 class Asker:
-    """How prompts are answered: by the LLM of `pin` in process, or by `server`.
+    """How prompts are answered: by the LLM of `pin` in process, computing in `precision`, or by `server`.
 
     With each token `top_k` most likely ones are kept at `temperature`, and as many of the others: see `teacher`.
     """
 
     pin: dict[str, Any]
+    precision: str
     max_new_tokens: int
     top_k: int
     temperature: float
@@ -41,7 +42,8 @@ class Asker:
         """A digest of all that decides the answers to these prompts."""
         server = self.server and self.server.model
         kept = self.top_k and [self.top_k, self.temperature]
-        how = [self.pin["sha256"], self.max_new_tokens, kept, server, _code()]
+        precision = None if server else self.precision
+        how = [self.pin["sha256"], precision, self.max_new_tokens, kept, server, _code()]
         return f"{hashlib.sha256(json.dumps([how, list(prompts)]).encode()).hexdigest()[:40]}.jsonl.gz"
 
 
@@ -91,7 +93,7 @@ def _written(prompts: Sequence[str], asker: Asker) -> list[Written]:
         tokenizer = _tokenizer(json.dumps(asker.pin))
         by_row = dict(openai_server.ask_server(asker.server, tokenizer, prompts, asker.max_new_tokens))
         return [Written(by_row[row]) for row in range(len(prompts))]
-    model, tokenizer = _llm(json.dumps(asker.pin))
+    model, tokenizer = _llm(json.dumps(asker.pin), asker.precision)
     by_row = dict(engine.write_answers(model, tokenizer, prompts, asker.prompts_at_once, asker.max_new_tokens))
     answers = [by_row[row] for row in range(len(prompts))]
     if not asker.top_k:
@@ -107,8 +109,8 @@ def _written(prompts: Sequence[str], asker: Asker) -> list[Written]:
 
 # A worker answers the prompts of many shards. Pins are dictionaries, which no cache takes as they are.
 @lru_cache(maxsize=1)
-def _llm(pin: str) -> tuple[Any, Any]:
-    return load_llm({"llm": json.loads(pin)})
+def _llm(pin: str, precision: str) -> tuple[Any, Any]:
+    return load_llm({"llm": json.loads(pin)}, precision)
 
 
 @lru_cache(maxsize=1)
@@ -118,7 +120,7 @@ def _tokenizer(pin: str) -> Any:
 
 @cache
 def _code() -> str:
-    """A digest of the code that turns prompts into tokens."""
-    modules = (engine, openai_server, teacher, continuous, decoding)
+    """A digest of the code that turns prompts into tokens and says where answers end."""
+    modules = (engine, openai_server, teacher, chat, continuous, decoding, loading, responses)
     code = "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in modules)
     return hashlib.sha256(code.encode()).hexdigest()

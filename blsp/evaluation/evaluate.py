@@ -48,8 +48,8 @@ def _evaluate(params: Params) -> dict[str, Any]:
     config = new_config(params, processor.audio_token_id)
     fresh = BlspForConditionalGeneration.from_backbones(config, device_map=device_map())
     systems: dict[str, System] = {
-        "text": text_system(settings),
-        "cascade": cascade_system(settings),
+        "text": text_system(settings, params.train.precision),
+        "cascade": cascade_system(settings, params.train.precision),
         "speech": speech_system(settings, model, processor),
         "untrained": speech_system(settings, fresh, processor),
     }

@@ -16,21 +16,30 @@ from blsp.params import Evaluate
 System = Callable[[str, list[Item]], list[str]]
 
 
-def text_system(settings: Evaluate) -> System:
-    """The LLM reading the true transcript: the ceiling."""
-    return _reader(settings, lambda items: [item.transcript for item in items])
+def text_system(settings: Evaluate, precision: str | None = None) -> System:
+    """The LLM reading the true transcript: the ceiling. It computes in `precision`; None: as it is stored."""
+    return _reader(settings, precision, lambda items: [item.transcript for item in items])
 
 
-def cascade_system(settings: Evaluate) -> System:
-    """The speech model's own transcript of each item, then the LLM reading it; an item is recognised once."""
-    whisper = Whisper(*load_recogniser())
-    return _reader(settings, _once_an_item(lambda clips: recognise(whisper, clips), settings.batch_size, "recogniser"))
+def cascade_system(settings: Evaluate, precision: str | None = None) -> System:
+    """The speech model's own transcript of each item, then the LLM reading it; an item is recognised once.
+
+    Both compute in `precision`, as for `text_system`.
+    """
+    whisper = Whisper(*load_recogniser(precision))
+
+    def heard(items: list[Item]) -> list[str]:
+        return recognise(whisper, [item.samples for item in items], [item.language for item in items])
+
+    return _reader(settings, precision, _once_an_item(heard, settings.batch_size, "recogniser"))
 
 
 def speech_system(settings: Evaluate, model: Any, processor: Any) -> System:
     """The LLM hearing the speech through the model's adapter; an item is heard once, whatever is asked about it."""
     heard = _once_an_item(
-        lambda clips: [vectors.cpu() for vectors in hear(model, processor, clips)], settings.batch_size, "encoder"
+        lambda some: [vectors.cpu() for vectors in hear(model, processor, [item.samples for item in some])],
+        settings.batch_size,
+        "encoder",
     )
 
     def answer(instruction: str, items: list[Item]) -> list[str]:
@@ -46,8 +55,8 @@ def speech_system(settings: Evaluate, model: Any, processor: Any) -> System:
     return answer
 
 
-def _reader(settings: Evaluate, transcripts_of: Callable[[list[Item]], list[str]]) -> System:
-    model, tokenizer = load_llm()
+def _reader(settings: Evaluate, precision: str | None, transcripts_of: Callable[[list[Item]], list[str]]) -> System:
+    model, tokenizer = load_llm(precision=precision)
 
     def answer(instruction: str, items: list[Item]) -> list[str]:
         prompts = [build_prompt(tokenizer, instruction, " " + text) for text in transcripts_of(items)]
@@ -58,17 +67,17 @@ def _reader(settings: Evaluate, transcripts_of: Callable[[list[Item]], list[str]
 
 
 def _once_an_item(
-    process: Callable[[list[Any]], Sequence[Any]], batch_size: int, name: str
+    process: Callable[[list[Item]], Sequence[Any]], batch_size: int, name: str
 ) -> Callable[[list[Item]], list[Any]]:
-    """What `process` makes of the samples of each item, in batches sorted by length; known as long as the item is."""
+    """What `process` makes of each item, in batches sorted by length; known as long as the item is."""
     known: WeakKeyDictionary[Item, Any] = WeakKeyDictionary()
 
     def of_all(items: list[Item]) -> list[Any]:
         new = [item for item in items if item not in known]
         batches = list(_batches([len(item.samples) for item in new], batch_size))
         for rows in tqdm(batches, desc=name, unit="batch", disable=not batches):
-            made = process([new[row].samples for row in rows])
-            known.update(zip([new[row] for row in rows], made, strict=True))
+            some = [new[row] for row in rows]
+            known.update(zip(some, process(some), strict=True))
         return [known[item] for item in items]
 
     return of_all

@@ -32,7 +32,7 @@ def run(params: Params) -> None:
     processor = BlspProcessor.from_pretrained(PIPELINE.adapter)
     model = BlspForConditionalGeneration.from_pretrained(PIPELINE.adapter, device_map=device_map())
     systems: dict[str, System] = {
-        "cascade": cascade_system(settings),
+        "cascade": cascade_system(settings, params.train.precision),
         "speech": speech_system(settings, model, processor),
     }
     tables = []
