@@ -78,7 +78,7 @@ def test_it_is_told_a_language_and_a_task_or_finds_the_language_out(whisper):
         generated = whisper.model.generate(features, return_dict_in_generate=True, **told).sequences[0]
         prompts[tuple(told.values())] = whisper.tokenizer.convert_ids_to_tokens(generated[:4])
     found = whisper.tokenizer.convert_ids_to_tokens(whisper.model.detect_language(features))
-    assert found[0] in ("<|en|>", ["de", "de"])
+    assert found[0] in ("<|en|>", "<|de|>")
     assert prompts[()] == ["<|startoftranscript|>", *found, "<|transcribe|>", "<|notimestamps|>"]
     assert prompts["de", "translate"][1:3] == ["<|de|>", "<|translate|>"]
     assert prompts["en", "transcribe"][1:3] == ["<|en|>", "<|transcribe|>"]
