@@ -20,6 +20,9 @@ from blsp.params import Corpus
 BATCH = 16
 """Rows that are recognised at once."""
 
+MULTILINGUAL_VOCABULARY = 51_865
+"""Tokens of a Whisper of many languages, at least: by this OpenAI's own code tells it from one of English alone."""
+
 THREE_LETTERS = {
     "ara": "ar", "cmn": "zh", "deu": "de", "eng": "en", "fra": "fr", "fre": "fr", "ger": "de", "hin": "hi", "ita": "it",
     "jpn": "ja", "kor": "ko", "nld": "nl", "nob": "no", "pol": "pl", "por": "pt", "rus": "ru", "spa": "es", "swe": "sv",
@@ -99,7 +102,8 @@ def languages_of(whisper: Whisper) -> dict[str | None, str]:
     from transformers.models.whisper.tokenization_whisper import LANGUAGES, TASK_IDS
 
     config, tokens = whisper.model.generation_config, whisper.tokenizer.get_vocab()
-    if not getattr(config, "is_multilingual", "<|de|>" in tokens and "<|transcribe|>" in tokens):
+    says_so = hasattr(config, "lang_to_id") or whisper.model.config.vocab_size >= MULTILINGUAL_VOCABULARY
+    if not getattr(config, "is_multilingual", says_so):
         return {}
     # Checkpoints that were converted by hand may leave these out; generate refuses to be told anything then.
     found = {f"<|{code}|>": tokens[f"<|{code}|>"] for code in LANGUAGES if f"<|{code}|>" in tokens}

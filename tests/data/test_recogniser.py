@@ -141,7 +141,9 @@ def multilingual():
     model = WhisperForConditionalGeneration(
         WhisperConfig(vocab_size=len(fast), max_target_positions=12, **sizes, **specials)
     ).eval()
-    model.generation_config.update(no_timestamps_token_id=fast.convert_tokens_to_ids(NO_TIMESTAMPS), max_length=12)
+    model.generation_config.update(
+        is_multilingual=True, no_timestamps_token_id=fast.convert_tokens_to_ids(NO_TIMESTAMPS), max_length=12
+    )
     return recogniser.Whisper(model, WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_S), fast)
 
 
