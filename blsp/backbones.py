@@ -18,7 +18,8 @@ PARTS = ("speech", "llm")
 def run(params: Params) -> None:
     """Write both checkpoints into models/backbones, and backbones.json, which pins them.
 
-    Raises BlspError where a checkpoint is missing, not the pinned one, or lacks safetensors weights.
+    Raises BlspError where a checkpoint is missing, not the pinned one, or lacks safetensors weights, or the LLM's chat
+    template or tokenizer cannot take speech.
     """
     from blsp.wheels import unpacked
 
@@ -40,7 +41,9 @@ def run(params: Params) -> None:
                     _write(contents / name, part, target)
             if not list(target.glob("*.safetensors")):
                 raise BlspError(f"backbones.{part}_name: {name} has no *.safetensors file")
-        write_json(folder / PINS_FILE.name, {part: _pin(settings, part, folder / part) for part in PARTS})
+        found = {part: _pin(settings, part, folder / part) for part in PARTS}
+        _check_prompts({**found["llm"], "name": str((folder / "llm").resolve())})
+        write_json(folder / PINS_FILE.name, found)
     for part, pin in pins().items():
         print(f"{part}: {pin['source']}, SHA-256 {pin['sha256'][:12]}…, {pin['licence']}")
         if settings.source == "local" and getattr(settings, f"{part}_sha256") is None:
@@ -52,6 +55,8 @@ def pins() -> dict[str, dict[str, Any]]:
 
     `name` is the folder that holds the checkpoint, `origin` where it came from. One of `local` has "source_sha256"
     too, of the files it was made from; one of `package` has "wheels", as params.yaml has them.
+    The LLM's pin also has what its chat template is given: "chat_template_kwargs" and
+    "chat_template_date".
     Raises BlspError where there are none yet, or what they were made from has changed on this disk since.
     """
     if not PINS_FILE.is_file():
@@ -78,15 +83,16 @@ def check_sources() -> None:
             _check_unchanged(part, pin)
 
 
-def load_llm(found: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
+def load_llm(found: Mapping[str, Any] | None = None, precision: str | None = None) -> tuple[Any, Any]:
     """The frozen chat LLM, in evaluation mode, where it can compute best, and its tokenizer.
 
-    `found` are pins as `pins` gives them, where they are not those of the working directory.
+    `found` are pins as `pins` gives them, where they are not those of the working directory. `precision` is float32 or
+    bfloat16; None: what the checkpoint is stored in.
     """
     from blsp.model.loading import load_language_model
 
     found = found or pins()
-    model = load_language_model(found, device_map=device_map())
+    model = load_language_model(found, precision, device_map())
     model.requires_grad_(False).eval()
     return model, load_tokenizer(found)
 
@@ -99,24 +105,22 @@ def device_map() -> str | None:
 
 
 def load_tokenizer(found: Mapping[str, Any] | None = None) -> Any:
-    """The chat LLM's tokenizer, which has a padding token and a chat template; `found` as for `load_llm`."""
-    from transformers import AutoTokenizer
+    """The chat LLM's tokenizer, which has a padding token and its pinned chat template; `found` as for `load_llm`."""
+    from blsp.model import chat_template
 
-    from blsp.model.pinning import backbone_source
-
-    name, revision = backbone_source(found or pins(), "llm")
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = chat_template.load_tokenizer(found or pins())
     if tokenizer.chat_template is None:
-        raise BlspError(f"{name}: the LLM has no chat template; choose an instruction-tuned checkpoint")
+        raise BlspError(
+            f"{tokenizer.name_or_path}: the LLM has no chat template; choose an instruction-tuned checkpoint"
+        )
     return tokenizer
 
 
 def load_recogniser(encoder: Any = None) -> tuple[Any, Any, Any]:
     """The whole Whisper (encoder and decoder), in evaluation mode, its feature extractor and its tokenizer.
 
-    Where the pinned Whisper's `encoder` is loaded already, it is that one, and not a second.
+    Where the pinned Whisper's `encoder` is loaded already, it is that one, and not a second, and the
+    decoder computes in its precision.
     """
     from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
@@ -125,7 +129,7 @@ def load_recogniser(encoder: Any = None) -> tuple[Any, Any, Any]:
 
     found = pins()
     name, revision = backbone_source(found, "speech")
-    model = load_speech_model(found, device_map=device_map())
+    model = load_speech_model(found, None if encoder is None else encoder.dtype, device_map())
     if encoder is not None:
         model.model.encoder = encoder
         model.to(encoder.device)
@@ -220,7 +224,14 @@ def _source_sha256(source: Path) -> str:
     return found
 
 
+def _check_prompts(pin: Mapping[str, Any]) -> None:
+    from blsp.model.chat_template import load_spoken_tokenizer
+
+    load_spoken_tokenizer({"llm": pin})
+
+
 def _pin(settings: Backbones, part: str, folder: Path) -> dict[str, Any]:
+    own = {"chat_template_kwargs": settings.chat_template_kwargs, "chat_template_date": settings.chat_template_date}
     pin = {
         "source": settings.source,
         "name": (FOLDER / part).as_posix(),
@@ -228,6 +239,7 @@ def _pin(settings: Backbones, part: str, folder: Path) -> dict[str, Any]:
         "revision": getattr(settings, f"{part}_revision"),
         "sha256": sha256_of(folder),
         "licence": getattr(settings, f"{part}_licence"),
+        **(own if part == "llm" else {}),
     }
     if settings.source == "local":
         pin["source_sha256"] = _source_sha256(Path(pin["origin"]))

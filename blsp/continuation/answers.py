@@ -17,7 +17,7 @@ from blsp.backbones import load_llm, load_tokenizer
 from blsp.continuation import engine, openai_server, teacher
 from blsp.data.shards import read_jsonl_gz, write_jsonl_gz
 from blsp.errors import BlspError
-from blsp.model import continuous, decoding
+from blsp.model import chat, continuous, decoding, loading, responses
 from blsp.model.decoding import Answer
 from blsp.servers import Server
 from blsp.staging import NotWhole, Staging
@@ -25,12 +25,13 @@ from blsp.staging import NotWhole, Staging
 
 @dataclass(frozen=True)
 class Asker:
-    """How prompts are answered: by the LLM of `pin` in process, or by `server`.
+    """How prompts are answered: by the LLM of `pin` in process, computing in `precision`, or by `server`.
 
     With each token `top_k` most likely ones are kept at `temperature`, and as many of the others: see `teacher`.
     """
 
     pin: dict[str, Any]
+    precision: str
     max_new_tokens: int
     top_k: int
     temperature: float
@@ -41,7 +42,8 @@ class Asker:
         """A digest of all that decides the answers to these prompts."""
         server = self.server and self.server.model
         kept = self.top_k and [self.top_k, self.temperature]
-        how = [self.pin["sha256"], self.max_new_tokens, kept, server, _code()]
+        precision = None if server else self.precision
+        how = [self.pin["sha256"], precision, self.max_new_tokens, kept, server, _code()]
         return f"{hashlib.sha256(json.dumps([how, list(prompts)]).encode()).hexdigest()[:40]}.jsonl.gz"
 
 
@@ -95,7 +97,7 @@ def read_answers(name: str, staging: Staging) -> list[Written]:
 
 def loaded_llm(asker: Asker) -> tuple[Any, Any]:
     """The asker's LLM and its tokenizer, loaded once a process."""
-    return _llm(json.dumps(asker.pin))
+    return _llm(json.dumps(asker.pin), asker.precision)
 
 
 def loaded_tokenizer(asker: Asker) -> Any:
@@ -131,8 +133,8 @@ def _told(answers: Iterable[tuple[int, Answer]], done: Callable[[int], object]) 
 
 # A worker answers the prompts of many shards. Pins are dictionaries, which no cache takes as they are.
 @lru_cache(maxsize=1)
-def _llm(pin: str) -> tuple[Any, Any]:
-    return load_llm({"llm": json.loads(pin)})
+def _llm(pin: str, precision: str) -> tuple[Any, Any]:
+    return load_llm({"llm": json.loads(pin)}, precision)
 
 
 @lru_cache(maxsize=1)
@@ -142,7 +144,7 @@ def _tokenizer(pin: str) -> Any:
 
 @cache
 def _code() -> str:
-    """A digest of the code that turns prompts into tokens."""
-    modules = (engine, openai_server, teacher, continuous, decoding)
+    """A digest of the code that turns prompts into tokens and says where answers end."""
+    modules = (engine, openai_server, teacher, chat, continuous, decoding, loading, responses)
     code = "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in modules)
     return hashlib.sha256(code.encode()).hexdigest()

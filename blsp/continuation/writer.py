@@ -91,7 +91,7 @@ def _asker(params: Params) -> Asker:
         at_once, timeout_s = execution.prompts_at_once, execution.timeout_s
         server = Server(str(execution.server_url), str(settings.server_model), at_once, timeout_s, SETTINGS)
     kept = settings.top_logprobs, params.train.temperature
-    return Asker(pin, settings.max_new_tokens, *kept, execution.prompts_at_once, server)
+    return Asker(pin, params.train.precision, settings.max_new_tokens, *kept, execution.prompts_at_once, server)
 
 
 def _staging(params: Params) -> Staging:

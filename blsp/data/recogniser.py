@@ -20,6 +20,15 @@ from blsp.params import Corpus
 BATCH = 16
 """Rows that are recognised at once."""
 
+MULTILINGUAL_VOCABULARY = 51_865
+"""Tokens of a Whisper of many languages, at least: by this OpenAI's own code tells it from one of English alone."""
+
+THREE_LETTERS = {
+    "ara": "ar", "cmn": "zh", "deu": "de", "eng": "en", "fra": "fr", "fre": "fr", "ger": "de", "hin": "hi", "ita": "it",
+    "jpn": "ja", "kor": "ko", "nld": "nl", "nob": "no", "pol": "pl", "por": "pt", "rus": "ru", "spa": "es", "swe": "sv",
+    "tha": "th", "tur": "tr", "ukr": "uk", "vie": "vi", "zho": "zh",
+}  # fmt: skip
+
 LOCAL_REMEDY = "name a folder with a Whisper in it, or set corpus.recogniser_revision for one of the hub"
 
 
@@ -51,19 +60,11 @@ def faults(rows: Sequence[Utterance], clips: Sequence[NDArray[np.float32]], sett
 
     assert settings.recogniser is not None and settings.max_recogniser_wer is not None
     whisper = _load(settings.recogniser, settings.recogniser_revision)
-    normalizers = [text.normalizer_of(row.language, settings.normalizer) for row in rows]
-    heard = [""] * len(rows)
-    languages = [_token(whisper, row.language) for row in rows]
-    for language in dict.fromkeys(languages):  # a batch is told one language
-        chosen = [at for at, other in enumerate(languages) if other == language]
-        resampled = [
-            audio.resample(clips[at], settings.sampling_rate_hz, whisper.extractor.sampling_rate) for at in chosen
-        ]
-        for at, words in zip(chosen, recognise(whisper, resampled, language), strict=True):
-            heard[at] = text.plain_words(words, normalizers[at])
+    resampled = [audio.resample(clip, settings.sampling_rate_hz, whisper.extractor.sampling_rate) for clip in clips]
     found: list[Unusable | None] = []
-    for row, normalizer, words in zip(rows, normalizers, heard, strict=True):
-        said = text.plain_words(row.text, normalizer)
+    for row, written in zip(rows, recognise(whisper, resampled, [row.language for row in rows]), strict=True):
+        normalizer = text.normalizer_of(row.language, settings.normalizer)
+        said, words = (text.plain_words(one, normalizer) for one in (row.text, written))
         wer = jiwer.wer(said, words) if said else 0.0
         detail = f"word error rate {wer:.2f}, more than {settings.max_recogniser_wer:g}: {quoted(row.text)}"
         disagrees = wer > settings.max_recogniser_wer
@@ -71,33 +72,70 @@ def faults(rows: Sequence[Utterance], clips: Sequence[NDArray[np.float32]], sett
     return found
 
 
-def recognise(whisper: Whisper, clips: Sequence[NDArray[np.float32]], language: str | None = None) -> list[str]:
+def recognise(
+    whisper: Whisper, clips: Sequence[NDArray[np.float32]], languages: Sequence[str | None] | None = None
+) -> list[str]:
     """What the Whisper writes for each clip, float32 mono (N,) at its extractor's rate; longer audio by windows.
 
-    `language` is its token, <|en|>; without one a multilingual Whisper finds out itself.
+    A multilingual Whisper is told to transcribe, and the language of each clip where `languages` has one that it knows
+    (de, de-CH, German); it finds out the others itself. An empty clip has no words.
     """
-    import torch
-
     size = whisper.extractor.n_samples
-    windows = [
-        (row, clip[start : start + size]) for row, clip in enumerate(clips) for start in range(0, len(clip), size)
-    ]
-    features = whisper.extractor(
-        [window for _, window in windows], sampling_rate=whisper.extractor.sampling_rate, return_tensors="pt"
-    ).input_features
-    told = {} if language is None else {"language": language, "task": "transcribe"}
-    with torch.inference_mode():
-        tokens = whisper.model.generate(features.to(whisper.model.device), **told)
+    known = languages_of(whisper)
+    told = [known.get(language_code(language)) for language in languages or [None] * len(clips)]
     texts: list[list[str]] = [[] for _ in clips]
-    for (row, _), words in zip(windows, whisper.tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
-        texts[row].append(words.strip())
+    for language in dict.fromkeys(told):  # a batch is told one language, or none
+        windows = [
+            (row, clip[start : start + size])
+            for row, clip in enumerate(clips)
+            if told[row] == language
+            for start in range(0, len(clip), size)
+        ]
+        for (row, _), words in zip(windows, _written(whisper, [w for _, w in windows], language), strict=True):
+            texts[row].append(words.strip())
     return [" ".join(parts) for parts in texts]
 
 
-def _token(whisper: Whisper, language: str | None) -> str | None:
-    """The Whisper's token for a row's language, where it has one."""
-    token = f"<|{(language or '').lower().partition('-')[0].partition('_')[0]}|>"
-    return token if token in getattr(whisper.model.generation_config, "lang_to_id", {}) else None
+def languages_of(whisper: Whisper) -> dict[str | None, str]:
+    """The token of each language that the Whisper can be told, by its code; none where it knows English alone."""
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES, TASK_IDS
+
+    config, tokens = whisper.model.generation_config, whisper.tokenizer.get_vocab()
+    says_so = hasattr(config, "lang_to_id") or whisper.model.config.vocab_size >= MULTILINGUAL_VOCABULARY
+    if not getattr(config, "is_multilingual", says_so):
+        return {}
+    # Checkpoints that were converted by hand may leave these out; generate refuses to be told anything then.
+    found = {f"<|{code}|>": tokens[f"<|{code}|>"] for code in LANGUAGES if f"<|{code}|>" in tokens}
+    config.is_multilingual = True
+    config.lang_to_id = getattr(config, "lang_to_id", None) or found
+    config.task_to_id = getattr(config, "task_to_id", None) or {
+        task: tokens[f"<|{task}|>"] for task in TASK_IDS if f"<|{task}|>" in tokens
+    }
+    return {token[2:-2]: token for token in config.lang_to_id}
+
+
+def language_code(language: str | None) -> str | None:
+    """A language as Whisper's tokens have it: en for en, en-GB, en_us, English and eng; None where none is named."""
+    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+    name = (language or "").strip().lower()
+    name = TO_LANGUAGE_CODE.get(name, name.replace("_", "-").partition("-")[0])
+    return THREE_LETTERS.get(name, name) or None
+
+
+def _written(whisper: Whisper, windows: Sequence[NDArray[np.float32]], language: str | None) -> list[str]:
+    import torch
+
+    if not windows:
+        return []
+    extractor, model = whisper.extractor, whisper.model
+    features = extractor(windows, sampling_rate=extractor.sampling_rate, return_tensors="pt").input_features
+    told = {"task": "transcribe"} if getattr(model.generation_config, "is_multilingual", False) else {}
+    if language is not None:
+        told["language"] = language
+    with torch.inference_mode():
+        tokens = model.generate(features.to(model.device, model.dtype), **told)
+    return list(whisper.tokenizer.batch_decode(tokens, skip_special_tokens=True))
 
 
 @functools.cache

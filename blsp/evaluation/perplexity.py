@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from blsp.model.chat import build_prompt, end_of_turn, gap_before_answer
+from blsp.model.chat import build_prompt, end_of_turn, gap_before_answer, render
 from blsp.model.decoding import chunk_rows, logits_of
 from blsp.model.responses import prompted
 from blsp.params import Evaluate, Task
@@ -95,8 +95,8 @@ def _spelled(
 def _between_prompt_and_answer(tokenizer: Any) -> str:
     """What the chat template puts before an answer, such as a space; nothing where it writes turns in another way."""
     question, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": "yes"}
-    prompt = tokenizer.apply_chat_template([question], tokenize=False, add_generation_prompt=True)
-    conversation = tokenizer.apply_chat_template([question, answer], tokenize=False)
+    prompt = render(tokenizer, [question], add_generation_prompt=True)
+    conversation = render(tokenizer, [question, answer])
     if not conversation.startswith(prompt):
         return ""
     return str(conversation[len(prompt) : conversation.rindex("yes")])

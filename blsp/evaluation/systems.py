@@ -49,8 +49,11 @@ def cascade_system(settings: Evaluate, llm: tuple[Any, Any] | None = None, encod
     `llm` as for `text_system`; `encoder` is the speech model's, where it is loaded already.
     """
     whisper = Whisper(*load_recogniser(encoder))
-    heard = _once_an_item(lambda clips: recognise(whisper, clips), settings.batch_size, "recogniser")
-    return _reader(settings, heard, llm)
+
+    def heard(items: list[Item]) -> list[str]:
+        return recognise(whisper, [item.samples for item in items], [item.language for item in items])
+
+    return _reader(settings, _once_an_item(heard, settings.batch_size, "recogniser"), llm)
 
 
 def speech_system(settings: Evaluate, model: Any, processor: Any, adapter: Any = None) -> System:
@@ -59,9 +62,9 @@ def speech_system(settings: Evaluate, model: Any, processor: Any, adapter: Any =
     Where an `adapter` is given, it hears through that one.
     """
 
-    def vectors_of(clips: list[Any]) -> list[Any]:
+    def vectors_of(items: list[Item]) -> list[Any]:
         with model.hearing_through(adapter) if adapter is not None else nullcontext():
-            return [vectors.cpu() for vectors in hear(model, processor, clips)]
+            return [vectors.cpu() for vectors in hear(model, processor, [item.samples for item in items])]
 
     heard = _once_an_item(vectors_of, settings.batch_size, "encoder")
 
@@ -100,17 +103,17 @@ def _reader(
 
 
 def _once_an_item(
-    process: Callable[[list[Any]], Sequence[Any]], batch_size: int, name: str
+    process: Callable[[list[Item]], Sequence[Any]], batch_size: int, name: str
 ) -> Callable[[list[Item]], list[Any]]:
-    """What `process` makes of the samples of each item, in batches sorted by length; known as long as the item is."""
+    """What `process` makes of each item, in batches sorted by length; known as long as the item is."""
     known: WeakKeyDictionary[Item, Any] = WeakKeyDictionary()
 
     def of_all(items: list[Item]) -> list[Any]:
         new = [item for item in items if item not in known]
         with tqdm(total=len(new), desc=name, unit=" utterances", leave=False, disable=not new) as progress:
             for rows in _batches([len(item.samples) for item in new], batch_size):
-                made = process([new[row].samples for row in rows])
-                known.update(zip([new[row] for row in rows], made, strict=True))
+                some = [new[row] for row in rows]
+                known.update(zip(some, process(some), strict=True))
                 progress.update(len(rows))
         return [known[item] for item in items]
 

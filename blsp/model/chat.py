@@ -1,6 +1,6 @@
 """The one way a prompt is made: for writing, training, evaluation and serving, from text and from speech."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,9 +44,7 @@ def build_prompt(tokenizer: Any, prompt: Prompt | str, content: str) -> str:
     for message, answer in examples:
         messages += [{"role": "user", "content": message}, {"role": "assistant", "content": answer}]
     messages.append({"role": "user", "content": asked})
-    built = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert isinstance(built, str)
-    return built
+    return render(tokenizer, messages, add_generation_prompt=True)
 
 
 def spoken_around(tokenizer: Any, prompt: Prompt | str) -> tuple[list[int], list[int]]:
@@ -92,11 +90,21 @@ def _start(tokenizer: Any) -> str:
     return str(tokenizer.bos_token) if ids[0] == tokenizer.bos_token_id else ""
 
 
-def end_of_turn(tokenizer: Any) -> int:
+def render(tokenizer: Any, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = False) -> str:
+    """The text that the LLM's pinned chat template makes of these turns: see blsp.model.chat_template."""
+    text = tokenizer.apply_chat_template(
+        list(messages), tokenize=False, add_generation_prompt=add_generation_prompt, return_dict=False
+    )
+    assert isinstance(text, str)
+    return text
+
+
+def end_of_turn(tokenizer: Any) -> Any:
     """The token with which the chat template ends an answer; the tokenizer's end token where it has none there."""
+    if tokenizer.chat_template is None:
+        return tokenizer.eos_token_id
     answer = "yes"
-    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
-    conversation = tokenizer.apply_chat_template(messages, tokenize=False)
+    conversation = render(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}])
     after = tokenizer(conversation[conversation.rindex(answer) + len(answer) :], add_special_tokens=False).input_ids
     special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     return next((token for token in after if token in special), tokenizer.eos_token_id)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from blsp.errors import BlspError
@@ -24,20 +24,17 @@ class Answer:
 
 @torch.inference_mode()
 def greedy(model: PreTrainedModel, tokenizer: Any, max_new_tokens: int, **inputs: torch.Tensor) -> list[Answer]:
-    """One greedy answer a row of left-padded model inputs, whatever the checkpoint's own sampling settings are."""
+    """One greedy answer a row of left-padded model inputs, whatever the checkpoint's own generation settings are."""
     prompt_length = inputs["input_ids"].shape[1]
-    output = model.generate(
-        **inputs,
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        repetition_penalty=None,
-        pad_token_id=tokenizer.pad_token_id,
-    )
     ends = end_token_ids(model)
+    pad = tokenizer.pad_token_id
+    own = model.generation_config
+    # generate fills from the model's own configuration whatever it is not told: suppressed tokens, penalties, ...
+    model.generation_config = GenerationConfig(eos_token_id=sorted(ends) or None, pad_token_id=pad)
+    try:
+        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    finally:
+        model.generation_config = own
     return [answer_of(row, tokenizer, ends) for row in output[:, prompt_length:].tolist()]
 
 
@@ -93,7 +90,7 @@ def has_keys_alone(llm: PreTrainedModel) -> bool:
 def end_token_ids(model: PreTrainedModel) -> set[int]:
     """The tokens at which the model stops."""
     ends = model.generation_config.eos_token_id
-    return set(ends) if isinstance(ends, list) else {ends}
+    return set(ends) if isinstance(ends, list) else {ends} - {None}
 
 
 def answer_of(token_ids: list[int], tokenizer: Any, ends: set[int]) -> Answer:

@@ -9,13 +9,22 @@ from accelerate import dispatch_model, infer_auto_device_map
 from accelerate.utils import get_balanced_memory
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, WhisperForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    PreTrainedModel,
+    WhisperForConditionalGeneration,
+)
+from transformers.initialization import no_init_weights
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from blsp.errors import BlspError
 from blsp.model.adapter import build_adapter
+from blsp.model.chat import end_of_turn
+from blsp.model.chat_template import load_tokenizer
 from blsp.model.configuration import BlspConfig
-from blsp.model.decoding import check_llm
+from blsp.model.decoding import check_llm, end_token_ids
 from blsp.model.pinning import backbone_source, check_backbone
 
 if TYPE_CHECKING:
@@ -35,6 +44,7 @@ def load_backbones(config: BlspConfig, dtype: Any, device_map: Any) -> tuple[Whi
     for part in ("speech", "llm"):
         check_backbone(pins, part)
     device_map = None if _is_spread(device_map) else device_map
+    dtype = dtype or config.precision
     whisper = load_speech_model(pins, dtype, device_map)
     language_model = load_language_model(pins, dtype, device_map)
     config.audio_config, config.text_config = whisper.config, language_model.config
@@ -47,10 +57,53 @@ def load_speech_model(pins: Mapping[str, Any], dtype: Any = None, device_map: An
 
 
 def load_language_model(pins: Mapping[str, Any], dtype: Any = None, device_map: Any = None) -> PreTrainedModel:
-    """The pinned LLM. Raises BlspError where it cannot be given speech."""
-    llm = _load(AutoModelForCausalLM, pins, "llm", dtype, device_map)
+    """The pinned LLM, which stops at its chat template's end of a turn too; of a multimodal one the text model.
+
+    Raises BlspError where it is no LLM, or cannot be given speech.
+    """
+    name, revision = backbone_source(pins, "llm")
+    kind = type(AutoConfig.from_pretrained(name, revision=revision))
+    auto = next((a for a in (AutoModelForCausalLM, AutoModelForMultimodalLM) if kind in a._model_mapping), None)
+    if auto is None:
+        raise BlspError(f"{name}: a {kind.model_type} writes no text; choose a chat LLM as backbones.llm_name")
+    llm = text_model(_load(auto, pins, "llm", dtype, device_map))
     check_llm(llm)
+    set_ends(llm, load_tokenizer(pins))
     return llm
+
+
+def text_model(model: PreTrainedModel) -> PreTrainedModel:
+    """The causal LLM in a multimodal one, with its weights, without its eyes and ears; any other LLM as it is.
+
+    Raises BlspError where transformers has no class for the text model alone.
+    """
+    if model.config.get_text_config() is model.config:
+        return model
+    body, head = model.get_decoder(), model.get_output_embeddings()
+    refusal = BlspError(
+        f"{model.name_or_path}: transformers has no text model of its own for a {model.config.model_type}; choose an "
+        "LLM without images and audio as backbones.llm_name"
+    )
+    if type(body.config) not in AutoModelForCausalLM._model_mapping or head is None:
+        raise refusal
+    with torch.device("meta"), no_init_weights():
+        llm = AutoModelForCausalLM.from_config(body.config)
+    if type(llm.base_model) is not type(body):
+        raise refusal
+    setattr(llm, llm.base_model_prefix, body)
+    llm.set_output_embeddings(head)
+    body.config.tie_word_embeddings = head.weight is body.get_input_embeddings().weight
+    llm.config, llm.generation_config, llm.name_or_path = body.config, model.generation_config, model.name_or_path
+    return llm.eval()
+
+
+def set_ends(llm: PreTrainedModel, tokenizer: Any) -> None:
+    """Make the LLM stop where its chat template ends a turn, and where its generation configuration says already."""
+    config = llm.generation_config
+    ends = {*end_token_ids(llm), end_of_turn(tokenizer)} - {None}
+    config.eos_token_id = sorted(ends) if len(ends) > 1 else next(iter(ends), None)
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
 
 
 def _load(kind: Any, pins: Mapping[str, Any], part: str, dtype: Any, device_map: Any) -> Any:

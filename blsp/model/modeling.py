@@ -51,7 +51,7 @@ class BlspForConditionalGeneration(BlspModel, GenerationMixin):
 
         The adapter's closing norm is scaled to the LLM's embeddings, so that untrained speech vectors have the
         size of words. The three options mean what they mean to transformers' from_pretrained; without a dtype
-        the backbones keep their checkpoints' and the adapter float32.
+        the backbones compute in `config.precision` and the adapter in float32.
         Raises BlspError where a backbone is missing or not the pinned one, or the LLM cannot be given speech.
         """
         audio_tower, language_model = load_backbones(config, dtype, device_map)
@@ -69,7 +69,7 @@ class BlspForConditionalGeneration(BlspModel, GenerationMixin):
         transformers' from_pretrained takes. Raises BlspError where the tensors are not exactly those that the
         configuration asks for, or a backbone is not the pinned one.
         """
-        config = config or BlspConfig.from_pretrained(folder)
+        config = config or BlspConfig.from_folder(folder)
         if config.backbones:
             options = {name: kwargs.pop(name, None) for name in ("dtype", "device_map", "attn_implementation")}
             # The Auto classes always pass these three; a folder has no use for them.

@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from transformers import AutoFeatureExtractor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import AutoFeatureExtractor, BatchFeature, ProcessorMixin
 
+from blsp.errors import BlspError
 from blsp.model.adapter import adapter_length
 from blsp.model.chat import AUDIO_TOKEN
+from blsp.model.chat_template import load_spoken_tokenizer
 from blsp.model.configuration import BlspConfig
 from blsp.model.encoder import encoder_length
 from blsp.model.pinning import backbone_source
@@ -22,11 +24,13 @@ JOIN_PARTS = (
     "{%- set joined = namespace(messages=[]) -%}{%- for message in messages -%}"
     "{%- if message.content is defined and message.content is not none and message.content is not string -%}"
     "{%- set text = namespace(content='') -%}{%- for part in message.content -%}"
-    "{%- set text.content = text.content + ('AUDIO' if part.type == 'audio' else part.text) -%}{%- endfor -%}"
+    "{%- set is_audio = part.type in ('audio', 'input_audio', 'audio_url') -%}"
+    "{%- set text.content = text.content + ('AUDIO' if is_audio else part.text) -%}{%- endfor -%}"
     "{%- set message = dict(message, content=text.content) -%}{%- endif -%}"
     "{%- set joined.messages = joined.messages + [message] -%}{%- endfor -%}"
-    "{%- set messages = joined.messages -%}"
+    "{%- set messages = joined.messages %}\n"
 ).replace("AUDIO", AUDIO_TOKEN)
+LOUDEST = 16.0  # times full scale: decoders go beyond 1, but 16-bit numbers taken for floats go far beyond this
 
 
 class BlspProcessor(ProcessorMixin):
@@ -54,25 +58,24 @@ class BlspProcessor(ProcessorMixin):
         self.audio_token = AUDIO_TOKEN
         self.audio_token_id = tokenizer.convert_tokens_to_ids(AUDIO_TOKEN)
         self.downsampling, self.encoding = downsampling, encoding
-        if chat_template is None and isinstance(tokenizer.chat_template, str):
-            chat_template = JOIN_PARTS + tokenizer.chat_template
+        if chat_template is None and tokenizer.chat_template is not None:
+            chat_template = JOIN_PARTS + tokenizer.get_chat_template()
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
 
     @classmethod
     def from_backbones(cls, pins: Mapping[str, Any], downsampling: int, encoding: str = "variable") -> "BlspProcessor":
         """The processor of the two backbones that `pins` names, as backbones.json does.
 
-        Raises BlspError where one is missing.
+        Raises BlspError where one is missing, or the LLM's chat template or tokenizer cannot take speech.
         """
-        (speech, speech_revision), (llm, llm_revision) = (backbone_source(pins, part) for part in ("speech", "llm"))
-        feature_extractor = AutoFeatureExtractor.from_pretrained(speech, revision=speech_revision)
-        tokenizer = AutoTokenizer.from_pretrained(llm, revision=llm_revision)
-        return cls(feature_extractor, tokenizer, downsampling=downsampling, encoding=encoding)
+        speech, revision = backbone_source(pins, "speech")
+        feature_extractor = AutoFeatureExtractor.from_pretrained(speech, revision=revision)
+        return cls(feature_extractor, load_spoken_tokenizer(pins), downsampling=downsampling, encoding=encoding)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> "BlspProcessor":
         """The processor of a saved adapter, from the backbones its configuration names, or of an exported model."""
-        config = BlspConfig.from_pretrained(folder)
+        config = BlspConfig.from_folder(folder)
         if not config.backbones:
             return super().from_pretrained(folder, **kwargs)
         return cls.from_backbones(config.backbones, config.downsampling, config.encoding)
@@ -80,11 +83,21 @@ class BlspProcessor(ProcessorMixin):
     def __call__(self, text: Any = None, audio: Any = None, padding_side: str = "left", **kwargs: Any) -> BatchFeature:
         """Padded input_ids and attention_mask (B, L) and, with audio, what `features` gives.
 
-        `audio` holds float32 mono clips (N,) at the feature extractor's rate, in the order of the placeholders
-        in `text`. Raises ValueError where placeholders and clips differ in number.
+        `audio` holds mono clips (N,) at the feature extractor's rate, floats from -1 to 1 or whole numbers of 16 or 32
+        bits, in the order of the placeholders in `text`. Raises ValueError where placeholders and clips differ in
+        number, and BlspError where a clip holds anything else.
         """
         audio = None if audio is None or len(audio) == 0 else audio
         return super().__call__(text=text, audio=audio, padding_side=padding_side, **kwargs)
+
+    def _normalize_conversations(self, conversation: Any) -> tuple[list[Any], bool]:
+        """As transformers does, and audio parts in OpenAI's form become transformers' own."""
+        conversations, is_batched = super()._normalize_conversations(conversation)
+        for turns in conversations:
+            for message in turns:
+                if isinstance(message.get("content"), list):
+                    message["content"] = [_as_audio_part(part) for part in message["content"]]
+        return conversations, is_batched
 
     def validate_inputs(self, text: Any = None, audio: Any = None, **kwargs: Any) -> None:
         placeholders = sum(prompt.count(self.audio_token) for prompt in text or [])
@@ -121,12 +134,13 @@ class BlspProcessor(ProcessorMixin):
         The encoder's windows of a clip lie one after the other in T; nothing is cut off. Under `variable`
         encoding the last is as long as its audio, with enough silence behind it that its features do not depend
         on the batch; under `padded` it is padded as the feature extractor pads.
+        Raises BlspError where there is no clip, or one is not mono, empty, not finite or far beyond full scale.
         """
         extractor = self.feature_extractor
         windows, mel_frames = [], []
-        for index, clip in enumerate(audio):
-            if clip.ndim != 1 or not len(clip):
-                raise ValueError(f"audio {index}: expected mono samples (N,), found shape {clip.shape}")
+        if not len(audio):
+            raise BlspError("no audio: at least one clip is needed")
+        for clip in map(_as_floats, audio, range(len(audio))):
             windows += [clip[start : start + extractor.n_samples] for start in range(0, len(clip), extractor.n_samples)]
             mel_frames.append(self._mel_frames(len(clip)))
         mel = self._padded_mel(windows) if self.encoding == "padded" else self._variable_mel(windows)
@@ -167,3 +181,35 @@ class BlspProcessor(ProcessorMixin):
         window, hop = self.feature_extractor.n_samples, self.feature_extractor.hop_length
         full, rest = divmod(samples, window)
         return [window // hop] * full + ([-(-rest // hop)] if rest else [])
+
+
+def _as_audio_part(part: Any) -> Any:
+    """A part of a message; OpenAI's `input_audio` and `audio_url` as {"type": "audio", ...}."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "input_audio":
+        return {"type": "audio", "audio": part["input_audio"]["data"]}
+    if kind == "audio_url":
+        address = part["audio_url"]
+        return {"type": "audio", "url": address["url"] if isinstance(address, dict) else address}
+    return part
+
+
+def _as_floats(clip: Any, index: int) -> np.ndarray:
+    """The samples of clip number `index` as float32 (N,), full scale at 1. Raises BlspError where they are none."""
+    samples = np.asarray(clip)
+    if samples.ndim != 1 or not len(samples):
+        raise BlspError(f"audio {index}: expected mono samples (N,), found shape {samples.shape}")
+    if samples.dtype in (np.int16, np.int32):
+        return (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
+    if samples.dtype.kind != "f":
+        raise BlspError(f"audio {index}: samples are {samples.dtype}; expected floats, int16 or int32")
+    samples = samples.astype(np.float32)
+    if not np.isfinite(samples).all():
+        raise BlspError(
+            f"audio {index}: {int((~np.isfinite(samples)).sum())} samples are NaN or infinite; decode it again"
+        )
+    if (loudest := float(np.abs(samples).max())) > LOUDEST:
+        raise BlspError(
+            f"audio {index}: samples reach {loudest:g}, but full scale is 1; divide 16-bit samples by 32768"
+        )
+    return samples

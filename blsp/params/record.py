@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 COMMIT = "^[0-9a-f]{40}$"
 SHA256 = "^[0-9a-f]{64}$"
@@ -16,6 +16,16 @@ RAY_ADDRESS = "^(auto|(ray://)?[^:/@ ]+:[0-9]+)$"
 S3_PREFIX = "^s3://[a-z0-9][a-z0-9.-]+(/[^/]+)+$"
 SERVER_URL = "^https?://[^@/]+(/[^@]*)?/v1$"
 
+AUDIO_TOKEN = "<|audio|>"  # as blsp.model.chat has it, which imports torch
+
+
+def refuse_placeholder(text: str) -> str:
+    """The text. Raises ValueError where it has the token in it that stands for speech."""
+    if AUDIO_TOKEN in text:
+        raise ValueError(f"{AUDIO_TOKEN} stands for speech and may not be in what is asked; found {shown(text)}")
+    return text
+
+
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -23,7 +33,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Revision = Annotated[str, Field(pattern=COMMIT)]
 Sha256 = Annotated[str, Field(pattern=SHA256)]
-Words = Annotated[str, Field(min_length=1)]
+Words = Annotated[str, Field(min_length=1), AfterValidator(refuse_placeholder)]
 FieldName = Annotated[str, Field(pattern=NAME)]
 
 

@@ -1,5 +1,6 @@
 """The sections of params.yaml. Each is one stage's (or flow's) whole configuration."""
 
+import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -89,6 +90,17 @@ class Backbones(Record):
     llm_sha256: Sha256 | None = None
     llm_wheels: list[Wheel] | None = None
     llm_licence: str
+    chat_template_kwargs: dict[FieldName, bool | int | float | str] = Field(default_factory=dict)
+    chat_template_date: str = "2025-01-01"
+
+    @field_validator("chat_template_date")
+    @classmethod
+    def date_is_a_day(cls, date: str) -> str:
+        try:
+            datetime.date.fromisoformat(date)
+        except ValueError:
+            raise ValueError(f"must be a day, year-month-day in quotes, such as '2025-01-01'; found {date!r}") from None
+        return date
 
     @model_validator(mode="after")
     def source_has_what_it_needs(self) -> Self:

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from blsp.params.record import Record, Words, shown
+from blsp.params.record import Record, Words, refuse_placeholder, shown
 from blsp.prompts import JOINT, Prompt
 
 
@@ -16,7 +16,7 @@ class Turn(Record):
 
 
 class Wording(Record):
-    instructions: Annotated[list[str], Field(min_length=1)]
+    instructions: Annotated[list[Annotated[str, AfterValidator(refuse_placeholder)]], Field(min_length=1)]
     examples: Annotated[list[Turn], Field(default_factory=list)]
     joint: str = JOINT
     template: Literal["chat", "none"] = "chat"

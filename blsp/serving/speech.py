@@ -34,8 +34,8 @@ class SpeechChat:
 
         from blsp.model import BlspForConditionalGeneration, BlspProcessor
 
-        model = BlspForConditionalGeneration.from_pretrained(adapter).eval()
-        processor = BlspProcessor.from_pretrained(adapter)
+        model = BlspForConditionalGeneration.from_pretrained(Path(adapter)).eval()
+        processor = BlspProcessor.from_pretrained(Path(adapter))
         return cls(model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)
 
     def answer(self, encoded: list[str], instruction: str, max_new_tokens: int) -> list[str]:

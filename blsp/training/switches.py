@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
 
 def set_switches(model: BlspForConditionalGeneration, settings: "Train") -> None:
-    """Nothing; the model computes as the settings say, and lies on this process's device."""
-    if settings.precision == "bfloat16":
-        model.language_model.to(torch.bfloat16)
-        model.audio_tower.to(torch.bfloat16)
+    """Make the model compute as the settings say, on this process's device."""
+    for backbone in (model.language_model, model.audio_tower):
+        backbone.to(getattr(torch, settings.precision))
     if settings.gradient_checkpointing:
         recompute(model.language_model)
     if settings.shard_llm:

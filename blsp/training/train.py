@@ -165,6 +165,7 @@ def new_config(params: Params, audio_token_id: int) -> Any:
         downsampling=params.train.downsampling,
         bottleneck=params.train.bottleneck,
         encoding=params.train.encoding,
+        precision=params.train.precision,
         backbones=pins(),
     )
 

@@ -1,10 +1,11 @@
 import functools
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import AddedToken, Tokenizer, models
 from transformers import (
+    PreTrainedTokenizerFast,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
@@ -124,19 +125,80 @@ def test_another_recogniser_is_another_corpus(whisper, tmp_path):
     assert corpus.staging_key(settings(whisper)) == keys[0]
 
 
-def test_a_language_is_told_where_the_model_knows_it(whisper):
-    loaded = recogniser._load(str(whisper), None)
-    assert recogniser._token(loaded, "en") is None
+@pytest.fixture(scope="module")
+def multilingual():
+    """A random multilingual Whisper as converters leave it: no forced_decoder_ids, no ids of languages and tasks."""
+    torch.manual_seed(0)
+    words = {word: number for number, word in enumerate(["a", "b", "c", "d"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="a"))
+    special = [START, "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>", NO_TIMESTAMPS, END]
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
+    start, end = fast.convert_tokens_to_ids([START, END])
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    sizes |= {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_source_positions": 50 * WINDOW_S}
+    specials = {"decoder_start_token_id": start, "pad_token_id": end, "bos_token_id": end, "eos_token_id": end}
+    model = WhisperForConditionalGeneration(
+        WhisperConfig(vocab_size=len(fast), max_target_positions=12, **sizes, **specials)
+    ).eval()
+    model.generation_config.update(
+        is_multilingual=True, no_timestamps_token_id=fast.convert_tokens_to_ids(NO_TIMESTAMPS), max_length=12
+    )
+    return recogniser.Whisper(model, WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_S), fast)
 
-    model = SimpleNamespace(generation_config=SimpleNamespace(lang_to_id={"<|en|>": 1, "<|de|>": 2}))
-    many = loaded._replace(model=model)
-    assert [recogniser._token(many, one) for one in ("en-GB", "DE", "de_CH", "fr", None)] == [
-        "<|en|>",
-        "<|de|>",
-        "<|de|>",
-        None,
-        None,
-    ]
+
+def told(whisper, monkeypatch, languages, clips):
+    """What the decoder begins with for each clip, in the order in which they are decoded."""
+    begun = []
+    decode = whisper.tokenizer.batch_decode
+
+    def keep(tokens, **options):
+        begun.extend(" ".join(whisper.tokenizer.convert_ids_to_tokens(row[:3])) for row in tokens)
+        return decode(tokens, **options)
+
+    monkeypatch.setattr(
+        type(whisper.tokenizer), "batch_decode", lambda self, *given, **options: keep(*given, **options)
+    )
+    generate = whisper.model.generate
+
+    def whole(*given, **options):
+        return generate(*given, **options, return_dict_in_generate=True).sequences
+
+    monkeypatch.setattr(whisper.model, "generate", whole)
+    recogniser.recognise(whisper, clips, languages)
+    return begun
+
+
+def test_a_multilingual_whisper_is_told_its_task_and_the_language_that_a_row_has(multilingual, monkeypatch):
+    clips = [tone(said) for said in SAID] + [tone("open the door")]
+    begun = told(multilingual, monkeypatch, ["en-GB", "German", "fr", "English"], clips)
+    assert begun[0] == begun[1] == "<|startoftranscript|> <|en|> <|transcribe|>"
+    assert begun[2] == "<|startoftranscript|> <|de|> <|transcribe|>"
+    assert begun[3] in (begun[0], begun[2]), "a language that it does not know is found out"
+
+
+def test_an_english_whisper_is_told_nothing(whisper):
+    loaded = recogniser._load(str(whisper), None)
+    assert recogniser.languages_of(loaded) == {}
+    assert recogniser.recognise(loaded, [tone("open the door")], ["de"]) == ["open the door"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_whisper_stored_in_half_precision_recognises(whisper, dtype):
+    loaded = recogniser._load(str(whisper), None)
+    half = loaded._replace(model=WhisperForConditionalGeneration.from_pretrained(whisper, dtype=dtype).eval())
+    assert recogniser.recognise(half, [tone(said) for said in SAID]) == list(SAID)
+
+
+def test_an_empty_clip_has_no_words(whisper):
+    loaded, empty = recogniser._load(str(whisper), None), np.zeros(0, np.float32)
+    assert recogniser.recognise(loaded, [empty]) == [""]
+    assert recogniser.recognise(loaded, [empty, tone("open the door"), empty]) == ["", "open the door", ""]
+
+
+def test_a_language_is_known_by_its_code_and_its_name():
+    names = ("en", "en-GB", "en_us", "EN", "English", "eng", "zh-Hant", "German", "deu", None, "")
+    assert [recogniser.language_code(name) for name in names] == [*["en"] * 6, "zh", "de", "de", None, None]
 
 
 def test_what_is_no_recogniser_is_one_message(whisper, tmp_path, pins):

@@ -26,7 +26,9 @@ class Item(SimpleNamespace):
 
 @pytest.fixture
 def items(clips):
-    return [Item(id=f"u{number}", samples=clip) for number, clip in enumerate([clips[2], clips[0], clips[1]])]
+    return [
+        Item(id=f"u{number}", samples=clip, language="en") for number, clip in enumerate([clips[2], clips[0], clips[1]])
+    ]
 
 
 def settings(batch_size):
@@ -64,7 +66,8 @@ def test_an_item_is_heard_once_whatever_is_asked(tiny_model, items, monkeypatch)
 def test_the_cascade_reads_what_was_recognised_once(items, monkeypatch):
     recognised = []
 
-    def recognise(_whisper, clips):
+    def recognise(_whisper, clips, languages):
+        assert languages == ["en"] * len(clips)
         recognised.extend(map(len, clips))
         return [f"samples {len(clip)}" for clip in clips]
 

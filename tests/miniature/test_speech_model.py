@@ -82,7 +82,7 @@ def test_it_is_told_a_language_and_a_task_or_finds_the_language_out(whisper):
     assert prompts[()] == ["<|startoftranscript|>", *found, "<|transcribe|>", "<|notimestamps|>"]
     assert prompts["de", "translate"][1:3] == ["<|de|>", "<|translate|>"]
     assert prompts["en", "transcribe"][1:3] == ["<|en|>", "<|transcribe|>"]
-    assert len(recognise(whisper, [samples, np.concatenate([samples, samples])], "<|de|>")) == 2
+    assert len(recognise(whisper, [samples, np.concatenate([samples, samples])], ["de", "de"])) == 2
 
 
 def test_german_frames_are_named_by_english_words_of_their_translation(small, whisper):
