@@ -39,6 +39,7 @@ def run(params: Params, places: Places = PIPELINE) -> None:
     from blsp.training.plan import Plan
     from blsp.training.prefixes import NONE, prompt_prefixes, takes_prefixes
     from blsp.training.switches import set_switches
+    from blsp.training.warm_start import warm_start
 
     settings = params.train
     is_main = PartialState(cpu=not torch.accelerator.is_available()).is_main_process
@@ -69,12 +70,22 @@ def run(params: Params, places: Places = PIPELINE) -> None:
     dev = list(evaluation_batches("dev", next(iter(settings.shares)), params.evaluate.batch_size))
     # How the work is done, not what comes of it: a run may go on with others of these.
     what = settings.model_dump(exclude={"workers", "shard_llm"})
-    checkpoints = Checkpoints({"train": what, "backbones": pins(), "data": whole.digest(), "variant": places.variant})
+    key = {"train": what, "backbones": pins(), "data": whole.digest(), "variant": places.variant}
+    checkpoints = Checkpoints(key)
+    warm = Checkpoints({**key, "phase": "warm start"})
     collator = Collator(processor, cache, prefixes)
+
+    def example(choice: Any) -> Any:
+        return index.example(choice.row, choice.behaviour)
     Path(places.log).parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     records: list[dict[str, float]] = []
     with tracking.open_tracker(params, places) if is_main else nullcontext(tracking.Tracker()) as tracker:
+        if settings.warm_start:
+            transcripts = index.table["transcript"].unique().to_pylist()
+            warm_start(
+                model, collator, plan, example, transcripts, settings.warm_start_steps, warm, settings.checkpoint_every
+            )
         with open(places.log if is_main else os.devnull, "w", encoding="utf-8") as log_file:
 
             def log(step: int, figures: dict[str, float]) -> None:
@@ -87,7 +98,7 @@ def run(params: Params, places: Places = PIPELINE) -> None:
                 model,
                 collator,
                 plan,
-                lambda choice: index.example(choice.row, choice.behaviour),
+                example,
                 dev,
                 settings,
                 checkpoints,
@@ -112,6 +123,7 @@ def run(params: Params, places: Places = PIPELINE) -> None:
             report |= {"best_step": best["step"], "dev_kl": best["dev_kl"], "dev_top1": best["dev_top1"]}
         write_json(places.report, report)
     checkpoints.clear()
+    warm.clear()
     print(f"adapter of {report['adapter_parameters']:,} parameters trained in {report['train_s']:.0f} s")
     if measured:
         print(f"dev: KL {report['dev_kl']:.3f} nats a token, top-1 agreement {report['dev_top1']:.3f}")
