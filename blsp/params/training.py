@@ -56,7 +56,6 @@ class Train(Record):
             )
         return self
 
-
     @model_validator(mode="after")
     def segmenters_are_trained(self) -> Self:
         if self.adapter == "word" and self.warm_start is None:

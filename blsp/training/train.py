@@ -77,6 +77,7 @@ def run(params: Params, places: Places = PIPELINE) -> None:
 
     def example(choice: Any) -> Any:
         return index.example(choice.row, choice.behaviour)
+
     Path(places.log).parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     records: list[dict[str, float]] = []

@@ -82,7 +82,9 @@ class CtcHead(nn.Module):
         return torch.cat([(vectors @ self.blank)[..., None] * sharpness + self.blank_bias, words * sharpness], dim=-1)
 
 
-def _ctc(logprobs: torch.Tensor, lengths: torch.Tensor, targets: Sequence[Sequence[int]], reduction: str) -> torch.Tensor:
+def _ctc(
+    logprobs: torch.Tensor, lengths: torch.Tensor, targets: Sequence[Sequence[int]], reduction: str
+) -> torch.Tensor:
     sizes = torch.tensor([len(one) for one in targets], device=lengths.device)
     classes = torch.tensor([word for one in targets for word in one], device=lengths.device)
     # Speech faster than a token a vector has no path: it teaches nothing here.
