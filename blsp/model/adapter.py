@@ -26,7 +26,8 @@ def build_adapter(config: "BlspConfig") -> "ConvAdapter | StackAdapter":
     encoder_width, llm_width = config.audio_config.d_model, config.text_config.hidden_size
     if config.adapter == "stack":
         return StackAdapter(encoder_width, llm_width, config.downsampling, config.bottleneck)
-    return ConvAdapter(encoder_width, llm_width, config.downsampling, config.conv_kernel, config.bottleneck)
+    kind = WordAdapter if config.adapter == "word" else ConvAdapter
+    return kind(encoder_width, llm_width, config.downsampling, config.conv_kernel, config.bottleneck)
 
 
 class ConvAdapter(nn.Module):
@@ -63,6 +64,65 @@ class ConvAdapter(nn.Module):
         hidden = hidden.transpose(1, 2)
         hidden = hidden + self.up(nn.functional.gelu(self.down(hidden)))
         return self.norm(hidden), lengths
+
+
+class WordAdapter(ConvAdapter):
+    """A ConvAdapter whose vectors come at the pace of words, as blank removal in CTC gives them.
+
+    A segmenter marks the vectors at which a word piece stands. They are moved to the end of the utterance's places,
+    and all places before them hold one learned filler, so that the LLM reads words side by side, as it reads text,
+    and an utterance of A places still gives exactly A vectors:
+
+        conv      a b c d e f g
+        marked    . 1 . . 1 1 .
+        vectors   F F F F b e f
+
+    The segmenter is trained by the warm start (`blsp.training.warm_start`) and fixed from then on: what the LLM says
+    gives it no gradient. Source of the idea: Gaido et al. 2021, CTC-based compression for direct speech translation.
+    """
+
+    def __init__(self, encoder_width: int, llm_width: int, downsampling: int, kernel: int, bottleneck: int) -> None:
+        super().__init__(encoder_width, llm_width, downsampling, kernel, bottleneck)
+        self.out = nn.Linear(llm_width, llm_width)
+        nn.init.eye_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.filler = nn.Parameter(torch.zeros(llm_width))
+        widths = [encoder_width] + [bottleneck // 2] * len(self.convs)
+        self.segmenter = nn.ModuleList(
+            nn.Conv1d(before, after, kernel, stride=2, padding=kernel // 2) for before, after in pairwise(widths)
+        )
+        self.mark = nn.Conv1d(widths[-1], 1, kernel, padding=kernel // 2)
+
+    def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As ConvAdapter.forward, the marked vectors last and the filler before them."""
+        marked = self.mark_logits(frames, lengths) > 0
+        hidden, lengths = self.vectors(frames, lengths)
+        valid = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
+        marked = marked & valid
+        # 0: filler, 1: a marked vector, 2: beyond the utterance.
+        order = torch.where(valid, marked.long(), 2).argsort(dim=1, stable=True)
+        is_filler = ~marked.gather(1, order) & valid
+        hidden = hidden.gather(1, order[..., None].expand_as(hidden))
+        return torch.where(is_filler[..., None], self.filler.to(hidden.dtype), hidden), lengths
+
+    def fix_segmenter(self) -> None:
+        """Train the segmenter no further."""
+        self.segmenter.requires_grad_(False)
+        self.mark.requires_grad_(False)
+
+    def vectors(self, frames: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The speech vectors (B, A, D) in the order of time, none left out, and their counts (B,)."""
+        hidden, lengths = super().forward(frames, lengths)
+        return self.out(hidden), lengths
+
+    def mark_logits(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """For each speech vector (B, A) how sure the segmenter is that a word piece stands there: above 0 it does."""
+        hidden = _zero_beyond(frames, lengths).transpose(1, 2)
+        for conv in self.segmenter:
+            lengths = (lengths - 1) // 2 + 1
+            hidden = nn.functional.gelu(conv(hidden))
+            hidden = _zero_beyond(hidden.transpose(1, 2), lengths).transpose(1, 2)
+        return self.mark(hidden)[:, 0]
 
 
 class StackAdapter(nn.Module):

@@ -135,6 +135,7 @@ class Source(Record):
     name: Literal[
         "miniature",
         "manifest",
+        "spoken",
         "librispeech",
         "common_voice",
         "gigaspeech",

@@ -16,7 +16,9 @@ class Train(Record):
     temperature: Positive
     shares: dict[FieldName, Share]
     corpus_share: Annotated[float, Field(gt=0, le=1)]
-    adapter: Literal["conv", "stack"]
+    adapter: Literal["conv", "word", "stack"]
+    warm_start: Literal["ctc"] | None = None
+    warm_start_steps: Count = 600
     downsampling: Count
     bottleneck: Count
     encoding: Literal["variable", "padded"]
@@ -47,10 +49,18 @@ class Train(Record):
 
     @model_validator(mode="after")
     def convolutions_halve(self) -> Self:
-        if self.adapter == "conv" and (self.downsampling < 2 or self.downsampling.bit_count() != 1):
+        if self.adapter != "stack" and (self.downsampling < 2 or self.downsampling.bit_count() != 1):
             raise ValueError(
-                f"each convolution of the conv adapter halves, so downsampling must be 2, 4, 8, ...; "
+                f"each convolution of the {self.adapter} adapter halves, so downsampling must be 2, 4, 8, ...; "
                 f"found {self.downsampling}; adapter: stack takes any"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def segmenters_are_trained(self) -> Self:
+        if self.adapter == "word" and self.warm_start is None:
+            raise ValueError(
+                "adapter word has a segmenter that only the warm start trains; set warm_start: ctc, or adapter: conv"
             )
         return self
 

@@ -123,11 +123,12 @@ class Collator:
             utterance=torch.repeat_interleave(torch.arange(len(examples)), lengths),
             kept_ids=_stacked([e.kept_ids for e in examples], torch.long),
             kept_logprobs=_stacked([e.kept_logprobs for e in examples], torch.float32),
-            audio=self._audio(examples),
+            audio=self.audio(examples),
             audio_s=sum(e.num_samples for e in examples) / processor.feature_extractor.sampling_rate,
         )
 
-    def _audio(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    def audio(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """What the encoder still has to hear of these examples, or their frames: `Batch.audio`."""
         known = [self.cache.get(e.id) for e in examples] if self.cache else [None]
         clips = [frames for frames in known if frames is not None]
         if len(clips) < len(known):

@@ -122,7 +122,7 @@ def _step(
         losses.append(loss.detach())
     meter.count(work)
     # The adapter comes last in the backward pass: no computation is left to hide this behind, as DDP would.
-    for parameter in adapter.parameters():
+    for parameter in filter(lambda p: p.requires_grad, adapter.parameters()):
         parameter.grad = accelerator.reduce(parameter.grad, reduction="sum")
     norm = float(torch.nn.utils.clip_grad_norm_(adapter.parameters(), settings.clip_norm))
     total = float(accelerator.reduce(torch.stack(losses).sum(), reduction="sum"))

@@ -38,6 +38,7 @@ def run(params: Params, places: Places = PIPELINE) -> None:
     from blsp.training.plan import Plan
     from blsp.training.prefixes import NONE, prompt_prefixes, takes_prefixes
     from blsp.training.switches import set_switches
+    from blsp.training.warm_start import warm_start
 
     settings = params.train
     is_main = PartialState(cpu=not torch.accelerator.is_available()).is_main_process
@@ -68,13 +69,23 @@ def run(params: Params, places: Places = PIPELINE) -> None:
     dev = {name: list(evaluation_batches("dev", name, params.evaluate.batch_size)) for name in behaviours}
     # How the work is done, not what comes of it: a run may go on with others of these.
     what = settings.model_dump(exclude={"workers", "shard_llm"})
-    checkpoints = Checkpoints(
-        {"train": what, "backbones": pins(), "data": whole.digest(), "variant": places.variant, "best": "dev_share"}
-    )
+    key = {"train": what, "backbones": pins(), "data": whole.digest(), "variant": places.variant, "best": "dev_share"}
+    checkpoints = Checkpoints(key)
+    warm = Checkpoints({**key, "phase": "warm start"})
     collator = Collator(processor, cache, prefixes)
+
+    def example(choice: Any) -> Any:
+        return index.example(choice.row, choice.behaviour)
+
     Path(places.log).parent.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, float]] = []
     with tracking.open_tracker(params, places) if is_main else nullcontext(tracking.Tracker()) as tracker:
+        warm_start_s = 0.0
+        if settings.warm_start:
+            transcripts = index.table["transcript"].unique().to_pylist()
+            warm_start_s = warm_start(
+                model, collator, plan, example, transcripts, settings.warm_start_steps, warm, settings.checkpoint_every
+            )
         with open(places.log if is_main else os.devnull, "w", encoding="utf-8") as log_file:
 
             def log(step: int, figures: dict[str, float]) -> None:
@@ -87,7 +98,7 @@ def run(params: Params, places: Places = PIPELINE) -> None:
                 model,
                 collator,
                 plan,
-                lambda choice: index.example(choice.row, choice.behaviour),
+                example,
                 dev,
                 settings,
                 checkpoints,
@@ -102,6 +113,7 @@ def run(params: Params, places: Places = PIPELINE) -> None:
         report = {
             "steps": settings.steps,
             "loss": records[-1]["loss"],
+            **({"warm_start_s": warm_start_s} if settings.warm_start else {}),
             "adapter_parameters": sum(p.numel() for p in model.multi_modal_projector.parameters()),
             "train_s": records[-1]["elapsed_s"],  # of all legs, where the run was stopped and went on
             "peak_memory_gib": peak_memory_gib(),
@@ -112,6 +124,7 @@ def run(params: Params, places: Places = PIPELINE) -> None:
             report |= {"best_step": best["step"], **{k: v for k, v in best.items() if k.startswith("dev_")}}
         write_json(places.report, report)
     checkpoints.clear()
+    warm.clear()
     print(f"adapter of {report['adapter_parameters']:,} parameters trained in {report['train_s']:.0f} s")
     if measured:
         print(

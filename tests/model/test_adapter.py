@@ -3,20 +3,21 @@
 import pytest
 import torch
 
-from blsp.model.adapter import ConvAdapter, StackAdapter, adapter_length
+from blsp.model.adapter import ConvAdapter, StackAdapter, WordAdapter, adapter_length
 
 
 def adapter(kind, downsampling, encoder_width=4, llm_width=6, bottleneck=3):
     torch.manual_seed(0)
     if kind == "stack":
         return StackAdapter(encoder_width, llm_width, downsampling, bottleneck)
-    return ConvAdapter(encoder_width, llm_width, downsampling, kernel=5, bottleneck=bottleneck)
+    kind = WordAdapter if kind == "word" else ConvAdapter
+    return kind(encoder_width, llm_width, downsampling, kernel=5, bottleneck=bottleneck)
 
 
 @pytest.mark.parametrize(
     ("frames", "downsampling", "expected"), [(1, 8, 1), (100, 8, 13), (1500, 8, 188), (1500, 4, 375), (9, 2, 5)]
 )
-@pytest.mark.parametrize("kind", ["conv", "stack"])
+@pytest.mark.parametrize("kind", ["conv", "word", "stack"])
 def test_adapter_length_is_exact(kind, frames, downsampling, expected):
     assert adapter_length(frames, downsampling) == expected
     vectors, lengths = adapter(kind, downsampling)(torch.randn(1, frames, 4), torch.tensor([frames]))
@@ -30,7 +31,7 @@ def test_stacked_lengths_are_exact_for_any_rate():
             assert vectors.shape[1] == lengths.item() == adapter_length(frames, downsampling)
 
 
-@pytest.mark.parametrize("kind", ["conv", "stack"])
+@pytest.mark.parametrize("kind", ["conv", "word", "stack"])
 def test_a_batch_gives_the_vectors_of_each_utterance_alone(kind):
     model = adapter(kind, 4)
     counts = torch.tensor([1, 13, 30, 32])
@@ -62,3 +63,15 @@ def test_paper_adapter_has_the_published_number_of_parameters():
 def test_convolutions_halve(downsampling):
     with pytest.raises(ValueError, match=f"power of two from 2 on; found {downsampling}"):
         adapter("conv", downsampling)
+
+
+def test_words_close_the_utterance_in_their_order_after_the_filler():
+    model = adapter("word", 2).eval()
+    marks = torch.tensor([[-1.0, 1, -1, -1, 1, 1], [1, -1, 1, 9, 9, 9]])
+    model.mark_logits = lambda frames, lengths: marks
+    frames, counts = torch.randn(2, 12, 4), torch.tensor([12, 6])
+    in_time, lengths = model.vectors(frames, counts)
+    vectors, same = model(frames, counts)
+    assert lengths.tolist() == same.tolist() == [6, 3]
+    assert torch.equal(vectors[0], torch.stack([*[model.filler] * 3, *in_time[0, [1, 4, 5]]]))
+    assert torch.equal(vectors[1, :3], torch.stack([model.filler, *in_time[1, [0, 2]]]))

@@ -1,0 +1,171 @@
+"""A warm start for the adapter: CTC against the transcript's tokens, over the LLM's own embeddings.
+
+No pass of the LLM is needed: the logit of a token at a speech vector is minus their squared distance, so minutes bring
+the vectors to the words that they stand for, and behaviour alignment goes on from there. It is a start and not the
+method: `train.warm_start: null` begins cold, as the paper does.
+
+Axes: B utterances, S encoder frames, A adapter frames, D LLM width, W distinct tokens of the corpus; class 0 is the
+blank, class 1 the first of them.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits, ctc_loss, dropout
+from tqdm import tqdm
+
+from blsp.errors import BlspError
+from blsp.model.adapter import WordAdapter
+from blsp.model.modeling import BlspForConditionalGeneration
+from blsp.training.checkpoint import Checkpoints, Progress
+from blsp.training.examples import Collator, Example
+from blsp.training.plan import Choice, Plan
+
+LR = 2.0e-3
+WARMUP_STEPS = 50
+WEIGHT_DECAY = 0.05
+CLIP_NORM = 1.0
+DROPOUT = 0.1  # of encoder frames and of speech vectors
+LOG_EVERY_STEPS = 10
+
+
+class CtcHead(nn.Module):
+    """The adapter, and what CTC needs beside it: a blank's embedding (D,) and how sharp distances are.
+
+    `words` (W, D) are the embeddings of the corpus's tokens.
+    """
+
+    words: torch.Tensor
+
+    def __init__(self, adapter: nn.Module, words: torch.Tensor) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.register_buffer("words", words.float(), persistent=False)
+        self.variance = float(words.float().var())
+        self.blank = nn.Parameter(torch.zeros(words.shape[1]))
+        self.blank_bias = nn.Parameter(torch.zeros(1))
+        self.log_sharpness = nn.Parameter(torch.tensor(-math.log(self.variance * math.sqrt(words.shape[1]))))
+
+    def forward(
+        self, frames: torch.Tensor, counts: torch.Tensor, targets: Sequence[Sequence[int]]
+    ) -> dict[str, torch.Tensor]:
+        """The losses of utterances: frames (B, S, E), their counts (B,), and the classes of each one's tokens.
+
+        `ctc`, in nats a token; `pull`, the squared distance of vectors to the words expected there, in units of the
+        words' variance; and `marks`, a segmenter's cross-entropy in nats against where CTC sees a token.
+        """
+        adapter, frames = self.adapter, dropout(frames, DROPOUT)
+        vectors, lengths = (adapter.vectors if isinstance(adapter, WordAdapter) else adapter)(frames, counts)
+        valid = torch.arange(vectors.shape[1], device=vectors.device) < lengths[:, None]
+        logprobs = self._logits(dropout(vectors, DROPOUT)).log_softmax(-1)
+        losses = {"ctc": _ctc(logprobs, lengths, targets, "mean")}
+        p = logprobs.detach().exp()
+        p_word = 1 - p[..., 0]
+        expected = p[..., 1:] @ self.words / p_word[..., None].clamp(min=1e-6)
+        distance = (vectors - expected).square().mean(-1) / self.variance
+        losses["pull"] = (p_word * valid * distance).sum() / (p_word * valid).sum().clamp(min=1)
+        if isinstance(adapter, WordAdapter):
+            # CTC's gradient by a log-probability is p less the share of paths that are there: their occupancy.
+            own = logprobs.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(_ctc(own, lengths, targets, "sum"), own)
+            occupied = (1 - p[..., 0] + gradient[..., 0]).clamp(0, 1)
+            marks = adapter.mark_logits(frames, counts)
+            losses["marks"] = binary_cross_entropy_with_logits(marks[valid], occupied[valid])
+        return losses
+
+    def _logits(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Logits (B, A, 1 + W). What all words share of a squared distance, the vector's own square, is left out."""
+        words = vectors @ self.words.T - self.words.square().sum(-1) / 2
+        sharpness = self.log_sharpness.exp()
+        return torch.cat([(vectors @ self.blank)[..., None] * sharpness + self.blank_bias, words * sharpness], dim=-1)
+
+
+def _ctc(
+    logprobs: torch.Tensor, lengths: torch.Tensor, targets: Sequence[Sequence[int]], reduction: str
+) -> torch.Tensor:
+    sizes = torch.tensor([len(one) for one in targets], device=lengths.device)
+    classes = torch.tensor([word for one in targets for word in one], device=lengths.device)
+    # Speech faster than a token a vector has no path: it teaches nothing here.
+    return ctc_loss(logprobs.transpose(0, 1), classes, lengths, sizes, reduction=reduction, zero_infinity=True)
+
+
+def warm_start(
+    model: BlspForConditionalGeneration,
+    collator: Collator,
+    plan: Plan,
+    example: Callable[[Choice], Example],
+    transcripts: Sequence[str],
+    steps: int,
+    checkpoints: Checkpoints,
+    checkpoint_every: int,
+) -> float:
+    """Train the model's adapter with CTC for `steps` batches of `plan`; the seconds it took, over all its runs.
+
+    `transcripts` are all that `example` may draw.
+
+    Every process computes the whole of each batch, and all come to the same. A run that was stopped goes on from its
+    last checkpoint. Raises BlspError on a loss that is not finite, before the update.
+    """
+    tokenizer = collator.processor.tokenizer
+    token_ids = {text: tokenizer(" " + text, add_special_tokens=False).input_ids for text in set(transcripts)}
+    inventory = sorted({token for ids in token_ids.values() for token in ids})
+    class_of = {token: number for number, token in enumerate(inventory, start=1)}
+    device, embeddings = model.device, model.get_input_embeddings()
+    with torch.no_grad():
+        words = embeddings(torch.tensor(inventory, device=device)).float()
+        if isinstance(model.multi_modal_projector, WordAdapter):
+            space = tokenizer(" ", add_special_tokens=False).input_ids
+            model.multi_modal_projector.filler.copy_(embeddings(torch.tensor(space, device=device)).float().mean(0))
+    head = CtcHead(model.multi_modal_projector, words).to(device)
+    parameters = list(head.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=LR)
+    progress = checkpoints.load(head, optimizer) or Progress(0, [], None)
+    before_s = progress.records[-1]["elapsed_s"] if progress.records else 0.0
+    started = time.perf_counter()
+    head.train()
+    with tqdm(total=steps, initial=progress.step, desc="warm start", unit="step", mininterval=2) as bar:
+        for step in range(progress.step, steps):
+            for group in optimizer.param_groups:
+                group["lr"] = LR * _rate_at(step, steps)
+            examples = [example(choice) for choice in plan.batch(step)]
+            audio = collator.audio(examples)
+            if "frames" not in audio:
+                audio = dict(zip(("frames", "counts"), model.encode_audio(**audio), strict=True))
+            frames, counts = audio["frames"].to(device).float(), audio["counts"].to(device)
+            losses = head(frames, counts, [[class_of[t] for t in token_ids[e.transcript]] for e in examples])
+            loss = torch.stack(list(losses.values())).sum()
+            if not torch.isfinite(loss):
+                names = ", ".join(e.id for e in examples)
+                raise BlspError(f"train: the warm start's loss is {float(loss.detach())}, on the utterances {names}")
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+            optimizer.step()
+            bar.update()
+            if (step + 1) % LOG_EVERY_STEPS == 0:
+                bar.set_postfix_str(_summary(losses), refresh=False)
+            if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
+                elapsed_s = before_s + time.perf_counter() - started
+                record = {"step": step + 1, "elapsed_s": elapsed_s}
+                checkpoints.save(head, optimizer, Progress(step + 1, [record], None))
+    if isinstance(head.adapter, WordAdapter):
+        head.adapter.fix_segmenter()
+    return before_s + time.perf_counter() - started
+
+
+def _rate_at(step: int, steps: int) -> float:
+    """The share of the peak learning rate at a step, from 0: linear warm-up, then half a cosine to zero."""
+    if step < WARMUP_STEPS:
+        return (step + 1) / WARMUP_STEPS
+    return (1 + math.cos(math.pi * (step - WARMUP_STEPS) / max(steps - WARMUP_STEPS, 1))) / 2
+
+
+def _summary(losses: Mapping[str, torch.Tensor]) -> str:
+    return ", ".join(f"{name} {float(loss.detach()):.3f}" for name, loss in losses.items())
