@@ -15,6 +15,7 @@ from blsp.data import audio, text
 from blsp.data.records import Unusable, Utterance, quoted
 from blsp.errors import BlspError
 from blsp.files import sha256_of
+from blsp.languages import primary
 from blsp.params import Corpus
 
 BATCH = 16
@@ -93,7 +94,7 @@ def recognise(whisper: Whisper, clips: Sequence[NDArray[np.float32]], language: 
 
 def _token(whisper: Whisper, language: str | None) -> str | None:
     """The Whisper's token for a row's language, where it has one."""
-    token = f"<|{(language or '').lower().partition('-')[0].partition('_')[0]}|>"
+    token = f"<|{primary(language)}|>"
     return token if token in getattr(whisper.model.generation_config, "lang_to_id", {}) else None
 
 

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Literal
 
 from blsp.data.records import Unusable, quoted
+from blsp.languages import primary
 
 Setting = Literal["whisper", "whisper_english", "whisper_basic", "none"]
 Normalizer = Literal["whisper_english", "whisper_basic", "none"]
@@ -39,8 +40,7 @@ def normalizer_of(language: str | None, setting: Setting) -> Normalizer:
     """
     if setting != "whisper":
         return setting
-    primary = re.split("[-_]", (language or "").lower())[0]  # of en-GB, en_us
-    return "whisper_english" if primary in ("en", "eng", "english") else "whisper_basic"
+    return "whisper_english" if primary(language) == "en" else "whisper_basic"
 
 
 def normalizer_of_all(languages: Iterable[str | None], setting: Setting) -> Normalizer:

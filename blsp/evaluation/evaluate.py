@@ -166,8 +166,10 @@ def alignment(
     """The behaviour gap on the test split's continuations of the utterances with these ids.
 
     KL in nats a token and top-1 agreement of the LLM's next-token distributions given the speech and given the
-    transcript, along the continuation that the LLM wrote from the transcript.
+    transcript, along the continuation that the LLM wrote from the transcript. Empty where there is no such utterance.
     """
     behaviour, batch_size = next(iter(params.train.shares)), params.evaluate.batch_size
     examples = continued(behaviour, ids, batch_size)
+    if not examples:
+        return {}
     return gap_figures(utterance_gaps(model, processor, examples, batch_size), resampling, behaviour)

@@ -41,6 +41,8 @@ def table(evaluation: dict[str, Any]) -> str:
         "system", systems, evaluation["tasks"], lambda name, task: cell(systems[name][task["name"]][task["metric"]])
     )
     gap = evaluation["alignment"]
+    if not gap:
+        return f"{figures}\n\nNo behaviour gap: no test utterance is in a language that training heard."
     closing = (
         f"Behaviour gap on speech against text, in the languages that training heard: KL {cell(gap['kl'])} nats a "
         f"token, top-1 agreement {cell(gap['top1_agreement'])}."

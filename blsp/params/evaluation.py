@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from blsp.params.record import LANGUAGE_CODE, SERVER_URL, Count, FieldName, Instruction, Positive, Record, shown
+from blsp.params.record import SERVER_URL, Count, FieldName, Instruction, Language, Positive, Record, shown
 
 
 class Task(Record):
@@ -12,7 +12,7 @@ class Task(Record):
     reference: Literal["transcript", "translation", "intent", "answer"] | None
     metric: Literal["wer", "bleu", "chrf", "accuracy", "perplexity"]
     drop: Annotated[str, Field(min_length=1)] | None
-    language: Annotated[str, Field(pattern=LANGUAGE_CODE)] | None
+    language: Language | None
     source: Annotated[str, Field(min_length=1)] | None
 
     @model_validator(mode="after")

@@ -7,14 +7,15 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from blsp.errors import BlspError
 from blsp.params.evaluation import Evaluate
 from blsp.params.record import (
-    LANGUAGE,
     MODEL_NAME,
     RAY_ADDRESS,
     S3_PREFIX,
     SERVER_URL,
+    AnswerLanguage,
     Count,
     FieldName,
     Instruction,
+    Language,
     NonNegative,
     Positive,
     Record,
@@ -101,19 +102,22 @@ class Source(Record):
         "slurp",
         "fluent_speech_commands",
         "snips",
+        "kaldi",
         "lhotse",
         "huggingface",
     ]
     path: Annotated[str, Field(min_length=1)] | None
     audio_root: Annotated[str, Field(min_length=1)] | None = None
-    splits: Literal["official", "speakers"] = "official"
+    splits: Literal["official", "official_test", "speakers"] = "official"
+    language: Language | None = None
+    licence: Annotated[str, Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def consistent(self) -> Self:
         if (self.name == "miniature") != (self.path is None):
             wanted = "must be null" if self.name == "miniature" else "must be where it lies"
             raise ValueError(f"path {wanted} for {self.name}; found {shown(self.path)}")
-        if self.audio_root and self.name not in ("manifest", "lhotse"):
+        if self.audio_root and self.name not in ("manifest", "kaldi", "lhotse"):
             raise ValueError(f"audio_root must be null for {self.name}, whose audio lies where its path says")
         return self
 
@@ -177,7 +181,7 @@ class Behaviour(Record):
     instructions: Annotated[list[Instruction], Field(min_length=1)]
     share: Annotated[float, Field(gt=0, le=1)]
     answer: Literal["new", "copy", "any"]
-    language: Annotated[str, Field(pattern=LANGUAGE)] | None
+    language: AnswerLanguage | None
 
 
 class AnswerQuality(Record):
@@ -266,6 +270,17 @@ class Params(Record):
             if (engine == "openai") == (value is None):
                 wanted = "must be given" if value is None else "must be null"
                 raise ValueError(f"where continuations.engine is {engine}, {key} {wanted}; found {shown(value)}")
+        return self
+
+    @model_validator(mode="after")
+    def what_is_packed_is_valid(self) -> Self:
+        for key, wider in (("max_duration_s", max), ("max_chars_per_s", max), ("min_chars_per_s", min)):
+            packed, judged = getattr(self.corpus, key), getattr(self.validate_, key)
+            if wider(packed, judged) != judged:
+                raise ValueError(
+                    f"validate.{key} {judged:g} is stricter than corpus.{key} {packed:g}: rows that are packed would "
+                    f"stop the run; set both to the value that you want"
+                )
         return self
 
     @model_validator(mode="after")
