@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from blsp.contracts.sample import Sample, keys_of
+from blsp.data.quality import spoken_chars
 from blsp.data.records import SPLITS
 from blsp.data.shards import CONTINUATIONS_DIR, CORPUS_DIR, Shard, iter_shards, read_field
 from blsp.data.text import sentence_key
@@ -113,7 +114,7 @@ def _spoken_row(row: dict[str, Any], split: str) -> tuple[Any, ...]:
         text,
         duration_s,
         row["recording"]["sampling_rate"],
-        len(text) / duration_s if duration_s else float("inf"),
+        spoken_chars(text) / duration_s if duration_s else float("inf"),
         (row.get("custom") or {}).get("licence") or None,
     )
 

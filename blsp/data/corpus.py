@@ -13,12 +13,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from blsp import files
+from blsp import files, languages
 from blsp.data import fingerprints, planning, recogniser, shards, sources, splits
 from blsp.data.account import Account
 from blsp.data.drops import DROPPED
 from blsp.data.packing import TALLY, Tally, pack_shard, shard_name
 from blsp.data.records import SPLITS, Dropped
+from blsp.data.sources.manifest import near
 from blsp.errors import BlspError
 from blsp.executor import run_each
 from blsp.params import Corpus, Execution, Params
@@ -73,6 +74,10 @@ def pack(
             "normalizers": found.normalizers(),
             **account.settle(folder / DROPPED),
         }
+        for source, without, ignored in zip(
+            report["sources"], found.rows_without, found.rows_with_ignored, strict=True
+        ):
+            source |= {"without": dict(without), "ignored": dict(ignored)}
         _refuse_empty(report)
         for split in SPLITS:
             (folder / split).mkdir()
@@ -84,7 +89,8 @@ def pack(
 
 def staging_key(settings: Corpus) -> str:
     """A digest of what decides, beside the rows, what a shard holds: settings, and the code of this package."""
-    code = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
+    package = [*sorted(Path(__file__).parent.glob("*.py")), Path(languages.__file__)]
+    code = [path.read_text(encoding="utf-8") for path in package]
     what = json.dumps([settings.model_dump(exclude={"sources"}), code, recogniser.digest(settings)], sort_keys=True)
     return hashlib.sha256(what.encode()).hexdigest()[:24]
 
@@ -152,6 +158,24 @@ def _refuse_empty(report: dict[str, Any]) -> None:
     raise BlspError("\n".join(lines))
 
 
+def notes(source: str, without: Mapping[str, int], ignored: Mapping[str, int]) -> list[str]:
+    """What is to be said of a source: rows that name no licence or language, and keys that mean nothing here."""
+    lines = []
+    if rows := without.get("licence"):
+        lines.append(
+            f"{source}: {rows:,} rows name no licence, which is recorded as unknown; add `licence` to them, or to the "
+            "source in corpus.sources, if you know it"
+        )
+    if rows := without.get("language"):
+        lines.append(
+            f"{source}: {rows:,} rows name no language, so any language's normaliser is used, and answers are not "
+            "checked for theirs; add `language` to them, or to the source in corpus.sources"
+        )
+    for key, rows in sorted(ignored.items()):
+        lines.append(f"{source}: key {key!r} in {rows:,} rows is ignored; the nearest known key is {near(key)!r}")
+    return lines
+
+
 def _summary(report: dict[str, Any]) -> str:
     lines = [f"{'split':24}{'rows':>10}{'hours':>10}{'speakers':>10}"]
     for split, figures in report["splits"].items():
@@ -163,4 +187,6 @@ def _summary(report: dict[str, Any]) -> str:
         for source in report["sources"]:
             dropped = sum(source["dropped"].values())
             lines.append(f"{source['path'] or source['name']:24}{source['rows_in']:>10,}{dropped:>10,}")
+    for source in report["sources"]:
+        lines += notes(source["path"] or source["name"], source["without"], source["ignored"])
     return "\n".join(lines)

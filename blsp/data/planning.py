@@ -18,6 +18,8 @@ from blsp.data.records import SPLITS, Dropped, Row, Unusable, Utterance, quoted
 from blsp.params import Corpus
 
 Source = Callable[[], Iterator[Row]]
+OPTIONAL = ("licence", "language", "speaker")
+"""What a row had better name; the first two may be told for a whole source."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,10 @@ class Survey:
     """Hashes of the ids that may not be one row's alone."""
     rows_written: "Counter[text.Normalizer]"
     """How many transcripts each normaliser was given."""
+    rows_without: "tuple[Counter[str], ...]"
+    """Of each source, the rows that do not name their licence, language, speaker."""
+    rows_with_ignored: "tuple[Counter[str], ...]"
+    """Of each source, the rows with a key that means nothing here, by key."""
 
     def normalizers(self) -> dict[str, dict[str, Any]]:
         """For the report: by normaliser its rows and its version."""
@@ -44,6 +50,8 @@ class Survey:
 def survey(sources: Sequence[Source], settings: Corpus) -> Survey:
     """What is to be known of all rows before the first can be placed. Each source gives the same rows each time."""
     rows_in, hashes = [0] * len(sources), array("q")
+    without: tuple[Counter[str], ...] = tuple(Counter() for _ in sources)
+    ignored: tuple[Counter[str], ...] = tuple(Counter() for _ in sources)
 
     def counted() -> Iterator[Row]:
         for number, source in enumerate(sources):
@@ -51,12 +59,14 @@ def survey(sources: Sequence[Source], settings: Corpus) -> Survey:
                 rows_in[number] += 1
                 if isinstance(row, Utterance):
                     hashes.append(hash(row.id))
+                    without[number].update(key for key in OPTIONAL if not getattr(row, key))
+                    ignored[number].update(row.ignored)
                 yield row
 
     speakers = splits.assign_speakers(counted(), settings.dev_share, settings.test_share)
     values, counts = np.unique(np.array(hashes, dtype=np.int64), return_counts=True)
     repeated = frozenset(values[counts > 1].tolist())
-    found = Survey(tuple(rows_in), speakers, splits.HeldOutSentences(), repeated, Counter())
+    found = Survey(tuple(rows_in), speakers, splits.HeldOutSentences(), repeated, Counter(), without, ignored)
     for row in _identified(sources, repeated):
         if not isinstance(row, Utterance):
             continue

@@ -96,7 +96,7 @@ def row_licences(corpus_dir: str = CORPUS_DIR) -> dict[str, int]:
         return {}
     return dict(
         Counter(
-            str((row.get("custom") or {}).get("licence") or "none named")
+            str((row.get("custom") or {}).get("licence") or "unknown")
             for split in SPLITS
             for shard in iter_shards(split, corpus_dir)
             for row in shard.rows()
