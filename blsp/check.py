@@ -272,7 +272,7 @@ def _check_tasks(test: Sequence[Utterance], params: Params, found: Findings) -> 
 
 def _why_empty(task: Task, items: Sequence[SimpleNamespace]) -> str:
     if task.reference and not any(getattr(item, task.reference) for item in items):
-        return f"no test row has a `{task.reference}`; add it to the rows, or take the task out"
+        return f"no test row has `{task.reference}`; add it to the rows, or take the task out"
     if task.language and not any(item.language == primary(task.language) for item in items):
         there = Counter(item.language or "unknown" for item in items)
         return f"no test row is in language {task.language}, but {_shown(there) or 'there is none'}"

@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "check",
         help="say in seconds what would go wrong with a run",
         description="Reads the sources' rows, decodes a few files of each kind, and says what a run would come to: "
-        "rows by language and split, licences and references that are missing, tasks without items. The exit status is 1 "
-        "where a run would fail.",
+        "rows by language and split, licences and references that are missing, tasks without items. The exit status is "
+        "1 where a run would fail.",
     )
     commands.add_parser("track", help="replay the latest training and evaluation into MLflow")
     for name in VARIANTS:
