@@ -88,7 +88,8 @@ def check(params: Params) -> Findings:
         _check_words(read, params, found)
         placed = _placed(read, params, found)
         _check_splits(placed, all(one.whole for one in read), found)
-        _check_tasks(placed["test"], params, found)
+        if placed["test"]:
+            _check_tasks(placed["test"], params, found)
     return found
 
 
