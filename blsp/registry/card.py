@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from blsp import markdown
 from blsp.data.shards import CORPUS_DIR, iter_shards
 from blsp.files import read_json
+from blsp.languages import primary
 from blsp.params import Params
 from blsp.tracking.local import EVALUATION
 from blsp.tracking.machine import MACHINE
@@ -301,7 +302,7 @@ def _languages(known: Recorded) -> tuple[list[str], list[str]]:
     """The languages of the tasks that training heard, and of those that it did not."""
     named = {
         kind: {
-            language
+            primary(language)
             for task in known.evaluation["tasks"]
             if task["heard"] is kind
             and (language := known.params.get(f"evaluate.tasks.{task['name']}.language")) not in (None, "null")
