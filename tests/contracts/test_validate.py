@@ -327,9 +327,9 @@ def test_values_are_judged_on_a_sample_and_what_one_row_may_spoil_in_full():
 def test_a_failure_in_a_sample_says_that_it_is_one():
     rows = good_rows()
     for row in rows:
-        row.licence = None
+        row.sampling_rate_hz = 8000
     message, report = judged(rows, sample_rows=5)
-    assert failures(report) == ["licences present"]
+    assert failures(report) == ["one sampling rate"]
     assert "found: not as expected in 5 of 5 rows (100.00%); judged on a sample: 5 of 24 rows" in message
 
 
@@ -409,7 +409,7 @@ def test_a_continuation_without_its_transcript_names_file_and_row():
 
 def test_the_command_prints_the_refusal_alone_and_fails(capsys):
     rows = good_rows()
-    rows[4].text = ""
+    rows[4].speaker = rows[-1].speaker
     pack(rows)
     write_json("params.yaml", RAW_PARAMS)  # JSON is YAML too
     assert main(["validate"]) == 1

@@ -21,6 +21,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, Fl
 from prefect.client.schemas.objects import State
 from prefect.settings import get_current_settings
 
+from blsp.check import Findings
 from flows import artifacts
 from flows.console import end_on_signals
 from flows.dvc_graph import read_graph
@@ -373,3 +374,18 @@ def test_a_server_that_is_set_and_away_is_one_clear_line(project: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("PREFECT_API_URL is http://127.0.0.1:9/api, and no Prefect server answers there")
     assert done.stderr.count("\n") == 1
+
+
+def test_what_the_check_finds_stops_the_run_before_any_stage(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = {"corpus": {"cmd": "touch ran", "outs": ["ran"]}}
+    monkeypatch.setattr("flows.pipeline.load_params", lambda: None)
+    found = Findings(warnings=["rows name no licence"], errors=["no row is left for test: name `split`"])
+    monkeypatch.setattr("blsp.check.check", lambda params: found)
+    Path("dvc.yaml").write_text(json.dumps({"stages": stages}))
+    try:
+        state = asyncio.run(flow_state())
+    finally:
+        write_dvc_yaml()
+    assert state.is_failed()
+    assert state.message == "1 thing to mend before a run:\n  no row is left for test: name `split`"
+    assert not Path("ran").exists()
