@@ -265,9 +265,9 @@ def _check_tasks(test: Sequence[Utterance], params: Params, found: Findings) -> 
         found.errors.append("no task of evaluate.tasks has a test item: change their reference, language or source")
         return
     for gate in params.promote.gates:
-        if (task := next(iter(gate.split(".")[1:]), "")) in empty:
+        if (judged := next(iter(gate.split(".")[1:]), "")) in empty:
             found.warnings.append(
-                f"promote.gates.{gate}: {task} is left out, so promotion will be refused: take the gate out"
+                f"promote.gates.{gate}: {judged} is left out, so promotion will be refused: take the gate out"
             )
 
 
