@@ -14,6 +14,7 @@ from blsp.training.places import PIPELINE, Places, places_of
 STAGES = {
     "backbones": ("blsp.backbones", "resolve the two frozen models (or train the miniature's)"),
     "corpus": ("blsp.data.corpus", "read, filter, split and pack the speech"),
+    "validate_corpus": ("blsp.contracts.validate_corpus", "judge the corpus with Great Expectations"),
     "continuations": ("blsp.continuation.writer", "let the LLM write from each transcript"),
     "validate": ("blsp.contracts.validate", "judge corpus and continuations with Great Expectations"),
     "train": ("blsp.training.train", "train the adapter"),
@@ -45,6 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         commands.add_parser(name, help=purpose, description=purpose)
     for name, (_, purpose) in PAPER.items():
         commands.add_parser(name, help=f"for the paper: {purpose}", description=purpose)
+    commands.add_parser(
+        "check",
+        help="say in seconds what would go wrong with a run",
+        description="Reads the sources' rows, decodes a few files of each kind, and says what a run would come to: "
+        "rows by language and split, licences and references that are missing, tasks without items. The exit status is "
+        "1 where a run would fail.",
+    )
     commands.add_parser("track", help="replay the latest training and evaluation into MLflow")
     for name in VARIANTS:
         own, needed = commands.choices[name], name == "measure"
@@ -101,6 +109,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             params, places = _training(params, options.variant, options.seed)
             run_id = tracking.sync(params, places)
             print(f"MLflow run {run_id}" if run_id else "nothing recorded: BLSP_TRACKING=off")
+        elif options.stage == "check":
+            from blsp import check
+
+            check.run(params)
         elif options.stage == "estimate":
             _estimate(params, options.gpu, options.gpus, options.utilisation)
         else:

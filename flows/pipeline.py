@@ -25,7 +25,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from blsp.backbones import check_sources
 from blsp.errors import BlspError
-from blsp.params import PARAMS_FILE, read_params, with_overrides
+from blsp.params import PARAMS_FILE, load_params, read_params, with_overrides
 from blsp.tracking.pages import run_page_in
 from flows.artifacts import Progress, publish_metrics, publish_pages
 from flows.console import end_on_signals, outlive_reader, readable
@@ -111,6 +111,8 @@ async def _run_stages(targets: Sequence[str]) -> State[Any]:
     log = get_run_logger()
     check_sources()
     graph = await load_graph(targets)
+    if any(stage.name == "corpus" and not stage.unchanged for stage in graph.stages):
+        await asyncio.to_thread(_check)
     running: dict[str, asyncio.Task[Outcome]] = {}
     async with asyncio.TaskGroup() as group:
         for stage in graph.stages:  # upstream first
@@ -123,6 +125,19 @@ async def _run_stages(targets: Sequence[str]) -> State[Any]:
         log.error("%s", "; ".join(failed))
         return Failed(message="; ".join(failed))
     return Completed(message=_tally(outcomes))
+
+
+def _check() -> None:
+    """Log what is to be known before anything is computed. Raises BlspError where the run would fail."""
+    from blsp.check import check
+
+    log = get_run_logger()
+    found = check(load_params())
+    for line in found.facts:
+        log.info("%s", line)
+    for line in found.warnings:
+        log.warning("%s", line)
+    found.refuse_errors()
 
 
 async def _in_turn(stage: Stage, remote: bool, upstream: Sequence[asyncio.Task[Outcome]]) -> Outcome:

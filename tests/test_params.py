@@ -229,6 +229,43 @@ def test_an_engine_without_what_it_needs_is_refused(tmp_path, changes, expected)
     assert complaint(tmp_path, *changes) == expected
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        (
+            "evaluate/tasks/asr/language",
+            "xx",
+            "evaluate.tasks.asr.language: must be a language, such as de, de-CH or German; found 'xx'",
+        ),
+        (
+            "continuations/behaviours/continuation/language",
+            "../x",
+            "continuations.behaviours.continuation.language: must be a language, such as de, de-CH or German; found "
+            "'../x'",
+        ),
+        (
+            "corpus/min_chars_per_s",
+            0.5,
+            "validate.min_chars_per_s 2 is stricter than corpus.min_chars_per_s 0.5: rows that are packed would stop "
+            "the run; set both to the value that you want",
+        ),
+        (
+            "corpus/max_duration_s",
+            40.0,
+            "validate.max_duration_s 30 is stricter than corpus.max_duration_s 40: rows that are packed would stop the "
+            "run; set both to the value that you want",
+        ),
+    ],
+)
+def test_languages_are_known_and_limits_agree(tmp_path, key, value, expected):
+    assert complaint(tmp_path, (key, value)) == expected
+
+
+@pytest.mark.parametrize("language", ["en", "en-GB", "de-CH", "en_us", "English", "eng", None])
+def test_a_language_may_be_written_as_people_do(tmp_path, language):
+    assert load(tmp_path, ("evaluate/tasks/asr/language", language)).evaluate.tasks["asr"].language == language
+
+
 @pytest.mark.parametrize("key", ["train", "train/steps", "miniature/llm/heads", "validate"])
 def test_a_missing_key_is_refused(tmp_path, key):
     assert complaint(tmp_path, (key, ...)) == f"{key.replace('/', '.')}: missing; add it"

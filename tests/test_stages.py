@@ -21,7 +21,7 @@ from tests.toy_run import git, publish_here
 from tests.trained import PARAMS
 
 ROOT = PARAMS.parent
-STAGES = ("backbones", "corpus", "continuations", "validate", "train", "evaluate")
+STAGES = ("backbones", "corpus", "validate_corpus", "continuations", "validate", "train", "evaluate")
 
 
 def environment():

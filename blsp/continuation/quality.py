@@ -9,6 +9,7 @@ import numpy as np
 
 from blsp.data.records import Unusable
 from blsp.data.text import Setting, sentence_keys
+from blsp.languages import primary
 from blsp.model.decoding import Answer
 from blsp.params import AnswerQuality, Behaviour
 
@@ -119,7 +120,7 @@ def repeated_tokens(token_ids: Sequence[int]) -> int:
 
 def _check_language(text: str, transcript_language: str | None, behaviour: Behaviour, limits: AnswerQuality) -> None:
     wanted = transcript_language if behaviour.language == "transcript" else behaviour.language
-    wanted = wanted.partition("-")[0].lower() if wanted else None
+    wanted = primary(wanted)
     identifier = _identifier()
     if wanted not in identifier.labels:
         return

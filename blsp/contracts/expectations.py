@@ -34,8 +34,13 @@ COUNTS = {
 }
 
 
-def expectations(params: Params) -> "dict[str, list[Expectation]]":
-    """What is expected of each table that `blsp.contracts` makes, with the limits of `params`."""
+def expectations(params: Params, corpus_alone: bool = False) -> "dict[str, list[Expectation]]":
+    """What is expected of each table that `blsp.contracts` makes, with the limits of `params`.
+
+    `corpus_alone`: of the corpus, before anything is written from it.
+    """
+    if corpus_alone:
+        return {"preparation": expected_counts.preparation(params), "corpus": expected_rows.corpus(params)[:-1]}
     return {
         "preparation": expected_counts.preparation(params),
         "corpus": expected_rows.corpus(params),

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def corpus(params: Params) -> "list[Expectation]":
-    """The packed utterances."""
+    """The packed utterances; the last one is about the continuations too."""
     from great_expectations import expectations as gxe
 
     limits, rate = params.validate_, params.corpus.sampling_rate_hz
@@ -53,7 +53,7 @@ def corpus(params: Params) -> "list[Expectation]":
             gxe.ExpectColumnValuesToBeBetween,
             "plausible speaking rates",
             f"Every transcript has between {limits.min_chars_per_s:g} and {limits.max_chars_per_s:g} characters "
-            "a second of audio; outside, text and audio do not belong together.",
+            "a second of audio, digits counted as words; outside, text and audio do not belong together.",
             again,
             column="chars_per_s",
             min_value=limits.min_chars_per_s,
@@ -80,8 +80,9 @@ def corpus(params: Params) -> "list[Expectation]":
         rule(
             gxe.ExpectColumnValuesToNotBeNull,
             "licences present",
-            "Every utterance names the licence it is under.",
-            "Add `licence` to the source's rows.",
+            "Every utterance names the licence it is under; one that names none is recorded as of unknown licence.",
+            "Add `licence` to the source in corpus.sources, or to its rows.",
+            severity="warning",
             column="licence",
         ),
         rule(

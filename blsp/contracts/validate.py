@@ -1,6 +1,7 @@
 """The stage `validate`: Great Expectations over the corpus and the continuations; a critical failure stops the run."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,16 +39,21 @@ def run(params: Params) -> None:
     found = read_tables(params)
     with replace_dir(DATA_DOCS) as folder:
         verdicts = judge(found, params, folder)
-    report = _report(found, verdicts)
+    report = report_of(found, verdicts)
     write_json(REPORT, report)
-    print(_summary(report, verdicts))
+    print(summary(report, verdicts))
+    refuse_failed(verdicts, "nothing is trained on this data.", f"All verdicts: {DATA_DOCS}/index.html, {REPORT}")
+
+
+def refuse_failed(verdicts: Sequence[Verdict], consequence: str, *closing: str) -> None:
+    """Raise BlspError where a critical expectation fails: each of these, with example rows."""
     failed = [verdict for verdict in verdicts if verdict.stops]
     if failed:
         raise BlspError(
             "\n".join(
-                [f"{len(failed)} of {len(verdicts)} expectations fail; nothing is trained on this data."]
+                [f"{len(failed)} of {len(verdicts)} expectations fail; {consequence}"]
                 + [line for verdict in failed for line in verdict.lines()]
-                + [f"All verdicts: {DATA_DOCS}/index.html, {REPORT}"]
+                + list(closing)
             )
         )
 
@@ -73,8 +79,8 @@ def read_tables(params: Params) -> dict[str, Table]:
     }
 
 
-def judge(found: dict[str, Table], params: Params, docs_folder: str | Path) -> list[Verdict]:
-    """One verdict an expectation, table by table; `docs_folder` then holds the Data Docs, index.html first."""
+def judge(found: dict[str, Table], params: Params, docs_folder: str | Path | None = None) -> list[Verdict]:
+    """One verdict an expectation on these tables; `docs_folder` then holds the Data Docs, index.html first."""
     import great_expectations as gx
     from great_expectations.core.run_identifier import RunIdentifier
     from great_expectations.data_context.types.base import (
@@ -89,7 +95,7 @@ def judge(found: dict[str, Table], params: Params, docs_folder: str | Path) -> l
 
     config = DataContextConfig(
         store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
-        data_docs_sites={"data_docs": pages.site(str(Path(docs_folder).resolve()))},
+        data_docs_sites={"data_docs": pages.site(str(Path(docs_folder).resolve()))} if docs_folder else {},
         progress_bars=ProgressBarsConfig(globally=False),
         analytics_enabled=False,
     )
@@ -98,7 +104,7 @@ def judge(found: dict[str, Table], params: Params, docs_folder: str | Path) -> l
     # The time is in the pages' addresses: the same data is to give the same files.
     run_id = RunIdentifier(run_name="validate", run_time=datetime(1970, 1, 1, tzinfo=UTC))
     verdicts = []
-    for name, rules in expectations(params).items():
+    for name, rules in expectations(params, corpus_alone="continuations" not in found).items():
         batches = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("rows")
         table, parts = found[name], []
         for rows, own in _parts(table, rules):
@@ -119,8 +125,9 @@ def judge(found: dict[str, Table], params: Params, docs_folder: str | Path) -> l
         suite = ExpectationSuiteIdentifier(name)
         context.validation_results_store.set(ValidationResultIdentifier(suite, run_id, f"tables-{name}"), whole)
         verdicts += verdicts_of(whole)
-    context.build_data_docs()
-    shutil.rmtree(Path(docs_folder) / "static", ignore_errors=True)  # 4 MB of fonts and pictures for its own pages
+    if docs_folder:
+        context.build_data_docs()
+        shutil.rmtree(Path(docs_folder) / "static", ignore_errors=True)  # 4 MB of fonts and pictures for its own pages
     return verdicts
 
 
@@ -132,7 +139,8 @@ def _parts(table: Table, rules: "list[Expectation]") -> "Iterator[tuple[pd.DataF
             yield rows, own
 
 
-def _report(found: dict[str, Table], verdicts: list[Verdict]) -> dict[str, Any]:
+def report_of(found: dict[str, Table], verdicts: list[Verdict]) -> dict[str, Any]:
+    """What reports/validation.json says."""
     return {
         "success": not any(verdict.stops for verdict in verdicts),
         "expectations": len(verdicts),
@@ -143,7 +151,8 @@ def _report(found: dict[str, Table], verdicts: list[Verdict]) -> dict[str, Any]:
     }
 
 
-def _summary(report: dict[str, Any], verdicts: list[Verdict]) -> str:
+def summary(report: dict[str, Any], verdicts: list[Verdict]) -> str:
+    """For the terminal: a line a table, and the warnings."""
     lines = [f"{'table':16}{'rows':>10}{'hold':>8}{'fail':>8}{'warn':>8}"]
     for table, rows in report["rows"].items():
         own = [verdict for verdict in verdicts if verdict.table == table]

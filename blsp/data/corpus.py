@@ -14,12 +14,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from blsp import files
+from blsp import files, languages
 from blsp.data import fingerprints, planning, recogniser, shards, sources, splits
 from blsp.data.account import Account
 from blsp.data.drops import DROPPED
 from blsp.data.packing import TALLY, Tally, pack_shard, shard_name
 from blsp.data.records import SPLITS, Dropped
+from blsp.data.sources.manifest import near
 from blsp.errors import BlspError
 from blsp.executor import run_each
 from blsp.params import Corpus, Execution, Params, Source
@@ -74,8 +75,11 @@ def pack(
             "normalizers": found.normalizers(),
             **account.settle(folder / DROPPED),
         }
-        for source, texts in zip(report["sources"], found.texts, strict=True):
+        for source, texts, without, ignored in zip(
+            report["sources"], found.texts, found.rows_without, found.rows_with_ignored, strict=True
+        ):
             source |= {"cleaned": dict(texts.cleaned), "all_in_capitals": texts.all_in_capitals}
+            source |= {"without": dict(without), "ignored": dict(ignored)}
         report["cleaned"] = dict(sum((texts.cleaned for texts in found.texts), Counter()))
         _refuse_empty(report)
         for split in SPLITS:
@@ -88,7 +92,8 @@ def pack(
 
 def staging_key(settings: Corpus) -> str:
     """A digest of what decides, beside the rows, what a shard holds: settings, and the code of this package."""
-    code = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
+    package = [*sorted(Path(__file__).parent.glob("*.py")), Path(languages.__file__)]
+    code = [path.read_text(encoding="utf-8") for path in package]
     what = json.dumps([settings.model_dump(exclude={"sources"}), code, recogniser.digest(settings)], sort_keys=True)
     return hashlib.sha256(what.encode()).hexdigest()[:24]
 
@@ -156,6 +161,24 @@ def _refuse_empty(report: dict[str, Any]) -> None:
     raise BlspError("\n".join(lines))
 
 
+def notes(source: str, without: Mapping[str, int], ignored: Mapping[str, int]) -> list[str]:
+    """What is to be said of a source: rows that name no licence or language, and keys that mean nothing here."""
+    lines = []
+    if rows := without.get("licence"):
+        lines.append(
+            f"{source}: {rows:,} rows name no licence, which is recorded as unknown; add `licence` to them, or to the "
+            "source in corpus.sources, if you know it"
+        )
+    if rows := without.get("language"):
+        lines.append(
+            f"{source}: {rows:,} rows name no language, so any language's normaliser is used, and answers are not "
+            "checked for theirs; add `language` to them, or to the source in corpus.sources"
+        )
+    for key, rows in sorted(ignored.items()):
+        lines.append(f"{source}: key {key!r} in {rows:,} rows is ignored; the nearest known key is {near(key)!r}")
+    return lines
+
+
 def _summary(report: dict[str, Any], sources: Sequence[Source]) -> str:
     lines = [f"{'split':24}{'rows':>10}{'hours':>10}{'speakers':>10}"]
     for split, figures in report["splits"].items():
@@ -174,4 +197,6 @@ def _summary(report: dict[str, Any], sources: Sequence[Source]) -> str:
                 f"{source['path'] or source['name']}: every transcript is in capitals, which LLMs seldom read; with "
                 "`case: lower` in corpus.sources they become sentences"
             )
+    for source in report["sources"]:
+        lines += notes(source["path"] or source["name"], source["without"], source["ignored"])
     return "\n".join(lines)

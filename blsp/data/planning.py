@@ -19,6 +19,8 @@ from blsp.params import Corpus
 from blsp.params import Source as SourceSettings
 
 Source = Callable[[], Iterator[Row]]
+OPTIONAL = ("licence", "language", "speaker")
+"""What a row had better name; the first two may be told for a whole source."""
 
 
 @dataclass
@@ -55,6 +57,10 @@ class Survey:
     """How many transcripts each normaliser is for."""
     texts: tuple["Texts", ...]
     """Of each source, how its transcripts are written."""
+    rows_without: "tuple[Counter[str], ...]"
+    """Of each source, the rows that do not name their licence, language, speaker."""
+    rows_with_ignored: "tuple[Counter[str], ...]"
+    """Of each source, the rows with a key that means nothing here, by key."""
 
     def normalizers(self) -> dict[str, dict[str, Any]]:
         """For the report: by normaliser its rows and its version."""
@@ -67,6 +73,8 @@ class Survey:
 def survey(sources: Sequence[Source], settings: Corpus) -> Survey:
     """What is to be known of all rows before the first can be placed. Each source gives the same rows each time."""
     rows_in, hashes = [0] * len(sources), array("q")
+    without: tuple[Counter[str], ...] = tuple(Counter() for _ in sources)
+    ignored: tuple[Counter[str], ...] = tuple(Counter() for _ in sources)
 
     def counted() -> Iterator[Row]:
         for number, source in enumerate(sources):
@@ -74,13 +82,16 @@ def survey(sources: Sequence[Source], settings: Corpus) -> Survey:
                 rows_in[number] += 1
                 if isinstance(row, Utterance):
                     hashes.append(hash(row.id))
+                    without[number].update(key for key in OPTIONAL if not getattr(row, key))
+                    ignored[number].update(row.ignored)
                 yield row
 
     speakers = splits.assign_speakers(counted(), settings.dev_share, settings.test_share)
     values, counts = np.unique(np.array(hashes, dtype=np.int64), return_counts=True)
     repeated = frozenset(values[counts > 1].tolist())
     texts = tuple(Texts() for _ in sources)
-    found = Survey(tuple(rows_in), speakers, splits.HeldOutSentences(), repeated, Counter(), texts)
+    held_out = splits.HeldOutSentences()
+    found = Survey(tuple(rows_in), speakers, held_out, repeated, Counter(), texts, without, ignored)
     for number, row in _identified(sources, repeated):
         if not isinstance(row, Utterance):
             continue

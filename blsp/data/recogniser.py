@@ -15,6 +15,7 @@ from blsp.data import audio, text
 from blsp.data.records import Unusable, Utterance, quoted
 from blsp.errors import BlspError
 from blsp.files import sha256_of
+from blsp.languages import primary
 from blsp.params import Corpus
 
 BATCH = 16
@@ -22,12 +23,6 @@ BATCH = 16
 
 MULTILINGUAL_VOCABULARY = 51_865
 """Tokens of a Whisper of many languages, at least: by this OpenAI's own code tells it from one of English alone."""
-
-THREE_LETTERS = {
-    "ara": "ar", "cmn": "zh", "deu": "de", "eng": "en", "fra": "fr", "fre": "fr", "ger": "de", "hin": "hi", "ita": "it",
-    "jpn": "ja", "kor": "ko", "nld": "nl", "nob": "no", "pol": "pl", "por": "pt", "rus": "ru", "spa": "es", "swe": "sv",
-    "tha": "th", "tur": "tr", "ukr": "uk", "vie": "vi", "zho": "zh",
-}  # fmt: skip
 
 LOCAL_REMEDY = "name a folder with a Whisper in it, or set corpus.recogniser_revision for one of the hub"
 
@@ -82,7 +77,7 @@ def recognise(
     """
     size = whisper.extractor.n_samples
     known = languages_of(whisper)
-    told = [known.get(language_code(language)) for language in languages or [None] * len(clips)]
+    told = [known.get(primary(language)) for language in languages or [None] * len(clips)]
     texts: list[list[str]] = [[] for _ in clips]
     for language in dict.fromkeys(told):  # a batch is told one language, or none
         windows = [
@@ -112,15 +107,6 @@ def languages_of(whisper: Whisper) -> dict[str | None, str]:
         task: tokens[f"<|{task}|>"] for task in TASK_IDS if f"<|{task}|>" in tokens
     }
     return {token[2:-2]: token for token in config.lang_to_id}
-
-
-def language_code(language: str | None) -> str | None:
-    """A language as Whisper's tokens have it: en for en, en-GB, en_us, English and eng; None where none is named."""
-    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
-
-    name = (language or "").strip().lower()
-    name = TO_LANGUAGE_CODE.get(name, name.replace("_", "-").partition("-")[0])
-    return THREE_LETTERS.get(name, name) or None
 
 
 def _written(whisper: Whisper, windows: Sequence[NDArray[np.float32]], language: str | None) -> list[str]:

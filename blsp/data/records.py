@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "dev", "test")
 SPLIT_WORDS = dict.fromkeys(("train", "training"), "train")
-SPLIT_WORDS |= dict.fromkeys(("dev", "development", "valid", "validation"), "dev")
+SPLIT_WORDS |= dict.fromkeys(("dev", "devel", "development", "val", "valid", "validation"), "dev")
 SPLIT_WORDS |= dict.fromkeys(("test", "testing"), "test")
 
 
@@ -55,6 +55,8 @@ class Utterance:
     answer: str | None = None
     source: str
     """The corpus it comes from, as reports name it."""
+    ignored: tuple[str, ...] = ()
+    """What else its source says of it, by keys that mean nothing here."""
 
 
 @dataclass(frozen=True)

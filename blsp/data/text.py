@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import regex
 
 from blsp.data.records import Unusable, quoted
+from blsp.languages import primary
 from blsp.plain_text import count_taken_apart
 
 Setting = Literal["whisper", "whisper_english", "whisper_basic", "none"]
@@ -75,7 +76,7 @@ def normalizer_of(language: str | None, setting: Setting) -> Normalizer:
     """
     if setting != "whisper":
         return setting
-    return "whisper_english" if is_english(language) else "whisper_basic"
+    return "whisper_english" if primary(language) == "en" else "whisper_basic"
 
 
 def normalizer_of_all(languages: Iterable[str | None], setting: Setting) -> Normalizer:
@@ -132,7 +133,7 @@ def sentence_case(text: str, language: str | None) -> str:
     """
     if text.upper() == text.lower():
         return text
-    english = is_english(language)
+    english = primary(language) == "en"
     text = text.lower()
     if english:
         text = _PRONOUN.sub("I", text)
@@ -146,11 +147,6 @@ def chars_per_s(text: str, duration_s: float) -> float:
     """How fast the text was spoken: a digit counts as the word that is said for it, infinite where nothing lasts."""
     spoken = len(text) + (DIGIT_CHARS - 1) * sum(character.isdigit() for character in text)
     return spoken / duration_s if duration_s else float("inf")
-
-
-def is_english(language: str | None) -> bool:
-    """Whether a row's language is English: en, en-GB, eng, English."""
-    return re.split("[-_]", (language or "").lower())[0] in ("en", "eng", "english")
 
 
 # Corpora have many a text more than once, and Whisper's English normaliser takes 0.3 ms.

@@ -104,7 +104,10 @@ def tasks_of(measured: Sequence[Measured], graded: pd.DataFrame, heard: Set[str 
 
     `heard` is false where the graded answers are all to speech in languages that training never heard.
     """
-    languages = {str(name): set(own) for name, own in graded.groupby("task")["language"]}
+    languages = {
+        str(name): {None if pd.isna(language) else language for language in own}
+        for name, own in graded.groupby("task")["language"]
+    }
     return [
         {
             "name": one.task,

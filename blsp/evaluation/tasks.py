@@ -9,6 +9,7 @@ import numpy as np
 from blsp.data.shards import iter_shards, load_cuts
 from blsp.data.text import sentence_key
 from blsp.errors import BlspError
+from blsp.languages import primary
 from blsp.params import Task
 from blsp.sampling import draw_of
 
@@ -55,7 +56,7 @@ def test_items() -> list[Item]:
             translation=cut.custom.get("translation"),
             intent=cut.custom.get("intent"),
             answer=cut.custom.get("answer"),
-            language=cut.supervisions[0].language,
+            language=primary(cut.supervisions[0].language),
             speaker=cut.supervisions[0].speaker,
             source=cut.custom.get("source"),
         )
@@ -67,8 +68,9 @@ def test_items() -> list[Item]:
 
 
 def heard_languages() -> set[str | None]:
-    """The languages that training heard: those of the dev split; none where there is no such split."""
-    return {cut.supervisions[0].language for cut in load_cuts("dev")}
+    """The languages that training heard, as `primary` has them: those of the training split; None: of no known one."""
+    rows = (row for shard in iter_shards("train") for row in shard.rows())
+    return {primary(row["supervisions"][0].get("language")) for row in rows}
 
 
 def heard_in_training(items: list[Item], heard: Set[str | None]) -> set[str]:
@@ -98,12 +100,17 @@ def heard_before(items: list[Item]) -> dict[str, int]:
 
 
 def items_of(task: Task, items: list[Item], limit: int | None = None) -> list[Item]:
-    """The items that the task is about, and has a reference for where it needs one: `some_of` them, for a limit."""
+    """The items that the task is about, and has a reference for where it needs one.
+
+    `some_of` them, for a limit.
+    Where no item names a language, nobody can tell: then they are of any task's.
+    """
+    named = any(item.language for item in items)
     own = [
         item
         for item in items
         if (task.reference is None or reference_of(task, item) is not None)
-        and task.language in (None, item.language)
+        and (task.language is None or not named or primary(task.language) == primary(item.language))
         and task.source in (None, item.source)
     ]
     return some_of(own, limit)

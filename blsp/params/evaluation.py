@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from blsp.params.record import LANGUAGE_CODE, SERVER_URL, Count, FieldName, Positive, Record, Seed, shown
+from blsp.params.record import SERVER_URL, Count, FieldName, Language, Positive, Record, Seed, shown
 from blsp.params.wording import Wording
 
 
@@ -13,7 +13,7 @@ class Task(Wording):
     reference: Literal["transcript", "translation", "intent", "answer"] | None
     metric: Literal["wer", "cer", "bleu", "chrf", "accuracy", "contains", "perplexity"]
     drop: Annotated[str, Field(min_length=1)] | None
-    language: Annotated[str, Field(pattern=LANGUAGE_CODE)] | None
+    language: Language | None
     source: Annotated[str, Field(min_length=1)] | None
 
     @model_validator(mode="after")

@@ -12,8 +12,6 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from blsp.errors import BlspError
 from blsp.params.record import (
     COMMIT,
-    LANGUAGE,
-    LANGUAGE_CODE,
     MODEL_NAME,
     NAME,
     PACKAGE_NAME,
@@ -109,8 +107,6 @@ _PATTERNS = {
     RAY_ADDRESS: "auto (the cluster of this machine), host:6379 or ray://host:10001",
     S3_PREFIX: "s3://bucket/prefix, without a slash at its end",
     SERVER_URL: "an address that ends in /v1, such as http://localhost:8000/v1, with no key in it",
-    LANGUAGE: "`transcript`, or a language's code of two or three letters, such as de",
-    LANGUAGE_CODE: "a language's code of two or three letters, such as de",
     MODEL_NAME: "a name of letters, digits and . _ - that begins with a letter or digit, at most 200 of them",
     NAME: "a name of small letters, digits and _ that begins with a letter",
 }

@@ -4,14 +4,14 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from blsp.languages import is_known
+
 COMMIT = "^[0-9a-f]{40}$"
 SHA256 = "^[0-9a-f]{64}$"
 PACKAGE_NAME = "^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
 PACKAGE_VERSION = "^[A-Za-z0-9][A-Za-z0-9.!+_-]*$"
 NAME = "^[a-z][a-z0-9_]*$"
 MODEL_NAME = "^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
-LANGUAGE = "^(transcript|[a-z]{2,3})$"
-LANGUAGE_CODE = "^[a-z]{2,3}$"
 RAY_ADDRESS = "^(auto|(ray://)?[^:/@ ]+:[0-9]+)$"
 S3_PREFIX = "^s3://[a-z0-9][a-z0-9.-]+(/[^/]+)+$"
 SERVER_URL = "^https?://[^@/]+(/[^@]*)?/v1$"
@@ -26,6 +26,12 @@ def refuse_placeholder(text: str) -> str:
     return text
 
 
+def _known_language(name: str) -> str:
+    if not is_known(name):
+        raise ValueError(f"must be a language, such as de, de-CH or German; found {shown(name)}")
+    return name
+
+
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -35,6 +41,8 @@ Revision = Annotated[str, Field(pattern=COMMIT)]
 Sha256 = Annotated[str, Field(pattern=SHA256)]
 Words = Annotated[str, Field(min_length=1), AfterValidator(refuse_placeholder)]
 FieldName = Annotated[str, Field(pattern=NAME)]
+Language = Annotated[str, AfterValidator(_known_language)]
+AnswerLanguage = Annotated[str, AfterValidator(lambda name: name if name == "transcript" else _known_language(name))]
 
 
 class Record(BaseModel):

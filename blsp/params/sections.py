@@ -8,15 +8,16 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from blsp.errors import BlspError
 from blsp.params.evaluation import Evaluate
 from blsp.params.record import (
-    LANGUAGE,
     MODEL_NAME,
     PACKAGE_NAME,
     PACKAGE_VERSION,
     RAY_ADDRESS,
     S3_PREFIX,
     SERVER_URL,
+    AnswerLanguage,
     Count,
     FieldName,
+    Language,
     NonNegative,
     Positive,
     Record,
@@ -145,12 +146,15 @@ class Source(Record):
         "slurp",
         "fluent_speech_commands",
         "snips",
+        "kaldi",
         "lhotse",
         "huggingface",
     ]
     path: Annotated[str, Field(min_length=1)] | None
     audio_root: Annotated[str, Field(min_length=1)] | None = None
-    splits: Literal["official", "speakers"] = "official"
+    splits: Literal["official", "official_test", "speakers"] = "official"
+    language: Language | None = None
+    licence: Annotated[str, Field(min_length=1)] | None = None
     case: Literal["as_written", "lower"] = "as_written"
 
     @model_validator(mode="after")
@@ -158,7 +162,7 @@ class Source(Record):
         if (self.name == "miniature") != (self.path is None):
             wanted = "must be null" if self.name == "miniature" else "must be where it lies"
             raise ValueError(f"path {wanted} for {self.name}; found {shown(self.path)}")
-        if self.audio_root and self.name not in ("manifest", "lhotse"):
+        if self.audio_root and self.name not in ("manifest", "kaldi", "lhotse"):
             raise ValueError(f"audio_root must be null for {self.name}, whose audio lies where its path says")
         return self
 
@@ -221,7 +225,7 @@ class Execution(Record):
 class Behaviour(Wording):
     share: Annotated[float, Field(gt=0, le=1)]
     answer: Literal["new", "copy", "any"]
-    language: Annotated[str, Field(pattern=LANGUAGE)] | None
+    language: AnswerLanguage | None
 
 
 class AnswerQuality(Record):
@@ -313,15 +317,13 @@ class Params(Record):
         return self
 
     @model_validator(mode="after")
-    def validate_lets_pass_what_corpus_does(self) -> Self:
-        for key, is_wider in (
-            ("min_chars_per_s", self.corpus.min_chars_per_s < self.validate_.min_chars_per_s),
-            ("max_chars_per_s", self.corpus.max_chars_per_s > self.validate_.max_chars_per_s),
-        ):
-            if is_wider:
+    def what_is_packed_is_valid(self) -> Self:
+        for key, wider in (("max_duration_s", max), ("max_chars_per_s", max), ("min_chars_per_s", min)):
+            packed, judged = getattr(self.corpus, key), getattr(self.validate_, key)
+            if wider(packed, judged) != judged:
                 raise ValueError(
-                    f"corpus.{key} {getattr(self.corpus, key):g} lets rows pass at which validate.{key} "
-                    f"{getattr(self.validate_, key):g} would stop the run; set both alike"
+                    f"validate.{key} {judged:g} is stricter than corpus.{key} {packed:g}: rows that are packed would "
+                    f"stop the run; set both to the value that you want"
                 )
         return self
 

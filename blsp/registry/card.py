@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from blsp import markdown
 from blsp.data.shards import CORPUS_DIR, iter_shards
 from blsp.files import read_json
+from blsp.languages import primary
 from blsp.params import Params
 from blsp.tracking.local import EVALUATION
 from blsp.tracking.machine import MACHINE
@@ -96,7 +97,7 @@ def row_licences(corpus_dir: str = CORPUS_DIR) -> dict[str, int]:
         return {}
     return dict(
         Counter(
-            str((row.get("custom") or {}).get("licence") or "none named")
+            str((row.get("custom") or {}).get("licence") or "unknown")
             for split in SPLITS
             for shard in iter_shards(split, corpus_dir)
             for row in shard.rows()
@@ -300,7 +301,7 @@ def _languages(known: Recorded) -> tuple[list[str], list[str]]:
     """The languages of the tasks that training heard, and of those that it did not."""
     named = {
         kind: {
-            language
+            primary(language)
             for task in known.evaluation["tasks"]
             if task["heard"] is kind
             and (language := known.params.get(f"evaluate.tasks.{task['name']}.language")) not in (None, "null")

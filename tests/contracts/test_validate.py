@@ -1,11 +1,12 @@
 import html.parser
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from blsp.cli import main
-from blsp.contracts import validate
+from blsp.contracts import validate, validate_corpus
 from blsp.errors import BlspError
 from blsp.files import sha256_of, write_json, write_text
 from blsp.params import Params, load_params
@@ -23,7 +24,7 @@ LIMITS = {
     "sample_rows": 1000,
 }
 RAW_PARAMS = COMMITTED | {
-    "corpus": COMMITTED["corpus"] | {"sampling_rate_hz": RATE_HZ, "min_duration_s": 0.3},
+    "corpus": COMMITTED["corpus"] | {"sampling_rate_hz": RATE_HZ, "min_duration_s": 0.3, "max_duration_s": 2.0},
     "continuations": COMMITTED["continuations"]
     | {
         "behaviours": {
@@ -117,7 +118,6 @@ VIOLATIONS = {
     "unique ids": (["same"] * 2, "id 'same', split 'dev'"),
     "transcripts not empty": (["train-2"], "text ''"),
     "durations in range": (["train-3", "train-5"], "duration_s 2.5"),
-    "licences present": (["train-4"], "licence missing"),
     "plausible speaking rates": (["train-2", "train-5", "train-6"], "chars_per_s 55"),
     "one sampling rate": (["train-7"], "sampling_rate_hz 8000"),
     "no sentence in two splits": (["train-1", "test-1"], "text 'Test turns the DOOR!', sentence_splits 'test, train'"),
@@ -137,7 +137,7 @@ def test_nothing_but_the_violations_is_refused(refusal):
     message, report = refusal
     # The row that lacks is not in the counts either.
     expected = {*VIOLATIONS, "utterances accounted for"}
-    assert set(failures(report)) == expected and failures(report, "warning") == []
+    assert set(failures(report)) == expected and failures(report, "warning") == ["licences present"]
     assert not report["success"] and report["failed_critical"] == len(expected)
     first, *_, last = message.splitlines()
     assert first.startswith(f"{len(expected)} of {report['expectations']} expectations fail")
@@ -154,6 +154,39 @@ def test_each_violation_is_refused_with_its_rows_named(refusal, expectation):
     paragraph = message.partition(f", {expectation} (critical): ")[2].partition("  remedy: ")[0]
     assert verdict["description"] in paragraph
     assert shown in paragraph and all(f"id {id_!r}" in paragraph for id_ in ids)
+
+
+def test_the_corpus_is_judged_before_anything_is_written_from_it(capsys):
+    pack(good_rows())
+    shutil.rmtree("data/continuations")
+    Path("reports/continuations.json").unlink()
+    validate_corpus.run(PARAMS)
+    assert json.loads(Path(validate_corpus.REPORT).read_text()) == {"success": True}
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["table", "preparation", "corpus"]
+    assert not Path("reports/data_docs").exists()
+
+
+def test_a_corpus_that_validate_would_refuse_is_refused_before():
+    rows = good_rows()
+    for row in rows:
+        row.licence = None
+    rows[0].speaker = rows[-1].speaker
+    pack(rows)
+    Path(validate_corpus.REPORT).write_text("of an earlier run")
+    with pytest.raises(BlspError, match="1 of 1[0-9] expectations fail; nothing is written") as refusal:
+        validate_corpus.run(PARAMS)
+    assert "no speaker in two splits (critical)" in str(refusal.value)
+    assert "licences present" not in str(refusal.value), "is no reason to stop"
+    assert not Path(validate_corpus.REPORT).exists()
+
+
+def test_digits_count_as_the_words_that_they_are():
+    rows = good_rows()
+    rows[0].text, rows[0].duration_s = "0351", 1.9
+    rows[1].text, rows[1].duration_s = "oh", 1.9
+    _, report = judged(rows)
+    (rates,) = (verdict for verdict in report["verdicts"] if verdict["name"] == "plausible speaking rates")
+    assert [row["id"] for row in rates["examples"]] == ["train-1"]
 
 
 def test_a_corpus_without_a_test_split_is_refused():
@@ -294,9 +327,9 @@ def test_values_are_judged_on_a_sample_and_what_one_row_may_spoil_in_full():
 def test_a_failure_in_a_sample_says_that_it_is_one():
     rows = good_rows()
     for row in rows:
-        row.licence = None
+        row.sampling_rate_hz = 8000
     message, report = judged(rows, sample_rows=5)
-    assert failures(report) == ["licences present"]
+    assert failures(report) == ["one sampling rate"]
     assert "found: not as expected in 5 of 5 rows (100.00%); judged on a sample: 5 of 24 rows" in message
 
 
@@ -376,7 +409,7 @@ def test_a_continuation_without_its_transcript_names_file_and_row():
 
 def test_the_command_prints_the_refusal_alone_and_fails(capsys):
     rows = good_rows()
-    rows[4].licence = None
+    rows[4].speaker = rows[-1].speaker
     pack(rows)
     write_json("params.yaml", RAW_PARAMS)  # JSON is YAML too
     assert main(["validate"]) == 1

@@ -434,8 +434,18 @@ def test_each_source_has_its_own_account(params):
     assert shown.items() <= dropped_rows()[-1].items() and shown["detail"]
 
 
-def test_an_unknown_key_stops_before_any_audio(params):
-    write_manifest([*good_rows(), {"audio": "clips/lamp.wav", "txt": "Hello"}])
-    with pytest.raises(BlspError, match="line 12: unknown key 'txt'; the nearest valid key is 'text'"):
+def test_an_unknown_split_stops_before_any_audio(params):
+    write_manifest([*good_rows(), {"audio": "clips/lamp.wav", "text": "Hello", "split": "other"}])
+    with pytest.raises(BlspError, match="line 12: unknown split 'other'; write one of train, dev, test"):
         corpus.run(params)
     assert not Path("data").exists()
+
+
+def test_what_a_source_does_not_say_is_counted_and_said(params, capsys):
+    write_manifest([row | {"txt": "Hello"} for row in good_rows()])
+    corpus.run(params)
+    (source,) = json.loads(Path("reports/corpus.json").read_text())["sources"]
+    assert source["ignored"] == {"txt": source["rows_in"]}
+    printed = capsys.readouterr().out
+    assert "key 'txt' in" in printed and "the nearest known key is 'text'" in printed
+    assert ("name no licence, which is recorded as unknown" in printed) == bool(source["without"].get("licence"))

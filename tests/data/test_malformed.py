@@ -302,6 +302,14 @@ def test_ids_name_members_of_a_tar(mine):
         assert np.array_equal(index.load_samples(at[id_]), cuts[id_].load_audio()[0])
 
 
+def test_digits_are_said_as_words_and_keys_of_no_meaning_are_counted(mine):
+    mine.clip("digits.wav", noise(3.4, seed=60))
+    mine.add({"audio": "digits.wav", "text": "0351", "id": "digits", "speeker": "ann", "licence": "MIT"})
+    (source,) = mine.pack()["sources"]
+    assert source["ignored"] == {"speeker": 1}
+    assert source["without"] == {"licence": len(GOOD), "language": len(GOOD) + 1, "speaker": len(GOOD) + 1}
+
+
 def test_a_language_is_any_word_and_decides_the_normaliser(mine):
     for seed, language in enumerate(("en-GB", "de", "klingon", "", None, "../x"), start=70):
         mine.clip(f"{seed}.wav", noise(seed=seed))
@@ -320,17 +328,17 @@ def test_a_language_is_any_word_and_decides_the_normaliser(mine):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"m\.jsonl: No such file or directory; name a JSONL file"),
+        (None, r"m\.jsonl: No such file or directory; name a manifest, JSONL or CSV"),
         (b"", "of 0 rows .* none is left for train and test"),
         (b"\n \r\n", "of 0 rows"),
         (b'{"audio": "1.wav", "text": "a", "split": "eval"}', r"m\.jsonl, line 1: unknown split 'eval'; write one of"),
-        (b'{"audio": "1.wav", "sentence": "a"}', r"m\.jsonl, line 1: unknown key 'sentence'; the nearest"),
+        (b'{"audio": "1.wav", "words": "a"}', "none is left(.|\n)*missing_key: 1, .*the row has audio, words"),
         (b"\x1f\x8b\x08 no text", "none is left for train and test(.|\n)*not_json: 1, first m.jsonl:1"),
         (
             b'{"audio": "/there/1.wav", "text": "a"}',
             "none is left(.|\n)*bad_path: 1, .*name a folder .* audio_root",
         ),
-        ("folder", r"m\.jsonl: Is a directory; name a JSONL file"),
+        ("folder", r"m\.jsonl: Is a directory; name a manifest"),
         ("pipe", r"m\.jsonl: no regular file, and it is read several times; save it as one"),
         ("loop", r"m\.jsonl: Too many levels of symbolic links"),
     ],

@@ -39,7 +39,7 @@ def test_loss_of_everything(here: Site) -> None:
 
     assert (here.aliases(), here.versions()) == (aliases, versions)
     scheduled = here.read(here.scheduled).state
-    assert scheduled and scheduled.message == "6 of 6 stages ran, 0 skipped", "Prefect remembers"
+    assert scheduled and scheduled.message == "7 of 7 stages ran, 0 skipped", "Prefect remembers"
     git(here.folder, "clone", "--quiet", "--branch", tag, str(here.origin), str(here.workspace))
     pulled = here.run_in(here.workspace, "dvc", "pull", PYTHONPATH="")
     assert pulled.returncode == 0, pulled.stderr

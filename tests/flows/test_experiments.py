@@ -164,7 +164,7 @@ def test_the_pipeline_does_not_hold_the_experiments_and_they_hold_what_they_need
     for name in ("dvc.yaml", "params.yaml", "experiments/paper/dvc.yaml", "experiments/ablations/dvc.yaml"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    pipeline = {"backbones", "corpus", "continuations", "validate", "train", "evaluate"}
+    pipeline = {"backbones", "corpus", "validate_corpus", "continuations", "validate", "train", "evaluate"}
     assert {stage.name for stage in read_graph().stages} == pipeline
     experiments = load_params(PARAMS).experiments
     counts = {

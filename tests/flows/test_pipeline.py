@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -21,9 +22,12 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, Fl
 from prefect.client.schemas.objects import State
 from prefect.settings import get_current_settings
 
+import flows.pipeline
+from blsp.check import Findings
+from blsp.errors import BlspError
 from flows import artifacts
 from flows.console import end_on_signals
-from flows.dvc_graph import read_graph
+from flows.dvc_graph import Graph, Stage, read_graph
 from flows.pipeline import pipeline
 
 RUN = "http://mlflow.example/#/experiments/1/runs/abc"
@@ -373,3 +377,21 @@ def test_a_server_that_is_set_and_away_is_one_clear_line(project: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("PREFECT_API_URL is http://127.0.0.1:9/api, and no Prefect server answers there")
     assert done.stderr.count("\n") == 1
+
+
+def test_what_the_check_finds_stops_the_run_before_any_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage("corpus", (), (), (), (), (), (), unchanged=False)
+
+    async def graph(targets: object) -> Graph:
+        return Graph((stage,), remote=False)
+
+    found = Findings(facts=["6 rows"], warnings=["rows name no licence"], errors=["no row for test: name `split`"])
+    said: list[str] = []
+    log = SimpleNamespace(info=lambda *what: said.append(what[1]), warning=lambda *what: said.append(what[1]))
+    monkeypatch.setattr(flows.pipeline, "load_graph", graph)
+    monkeypatch.setattr(flows.pipeline, "get_run_logger", lambda: log)
+    monkeypatch.setattr(flows.pipeline, "load_params", lambda: None)
+    monkeypatch.setattr("blsp.check.check", lambda params: found)
+    with pytest.raises(BlspError, match="1 thing to mend before a run:\n  no row for test: name `split`"):
+        asyncio.run(flows.pipeline._run_stages(()))
+    assert said == ["6 rows", "rows name no licence"]

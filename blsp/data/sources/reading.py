@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from blsp.data.places import check_file
+from blsp.data.places import Place, check_file
 from blsp.data.records import Dropped, Row, Unusable, is_id
 from blsp.errors import BlspError
 
@@ -17,7 +17,7 @@ _NAME = re.compile(r"\w[\w.-]{0,199}")
 _NOT_RELATIVE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|[/\\]")  # C:\, s3://, /etc, \\server
 
 
-def not_found(source: str, place: Path, wanted: str, remedy: str) -> BlspError:
+def not_found(source: str, place: Place, wanted: str, remedy: str) -> BlspError:
     """The error for a place that is no such corpus: what was looked for, where, and what to do."""
     found = "it holds none" if place.is_dir() else "there is no such folder"
     return BlspError(f"corpus.sources: {source}: looked for {wanted} in {place}, but {found}; {remedy}")

@@ -97,7 +97,7 @@ def test_columns_are_found_by_name_and_splits_mapped(tmp_path):
         ("my-corpus-validation-00000000", "dev"),
         ("my-corpus-test-00000000", "test"),
     ]
-    known = {key: value for key, value in vars(rows[0]).items() if value is not None}
+    known = {key: value for key, value in vars(rows[0]).items() if value not in (None, ())}
     assert known == {
         "id": "my-corpus-train-00000000",
         "audio": wav(7),

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from blsp.data.records import Dropped, Utterance
-from blsp.data.sources.manifest import read
+from blsp.data.sources.manifest import near, read
 from blsp.errors import BlspError
 
 
@@ -136,14 +136,93 @@ def test_blank_lines_and_a_byte_order_mark_are_no_rows(manifest):
     assert [type(row) for row in rows] == [Utterance, Utterance]
 
 
-def test_an_unknown_key_stops_the_run_and_names_the_nearest(manifest):
-    with pytest.raises(BlspError, match=r"mine\.jsonl, line 2: unknown key 'speeker'; .* 'speaker'"):
-        manifest(GOOD, {**GOOD, "speeker": "ann"})
+def test_an_unknown_key_is_ignored_and_named(manifest):
+    first, second = manifest(GOOD, {**GOOD, "speeker": "ann", "snr": 20, "nothing": None})
+    assert (first.ignored, second.ignored, second.speaker) == ((), ("speeker", "snr"), None)
+    assert near("speeker") == "speaker"
+
+
+def test_a_row_without_text_says_what_it_has(manifest):
+    (bad,) = manifest({"audio": "1.wav", "words": "a"})
+    assert (bad.reason, bad.detail) == ("missing_key", "line 1: text is missing; the row has audio, words")
+
+
+@pytest.mark.parametrize(
+    ("word", "split"),
+    [("validation", "dev"), ("valid", "dev"), ("VAL", "dev"), ("training", "train"), ("Test", "test"), ("", None)],
+)
+def test_splits_have_the_names_that_others_give_them(manifest, word, split):
+    (row,) = manifest({**GOOD, "split": word})
+    assert row.split == split
 
 
 def test_an_unknown_split_stops_the_run_and_names_the_valid_ones(manifest):
-    with pytest.raises(BlspError, match="line 1: unknown split 'validation'; write one of train, dev, test"):
-        manifest({**GOOD, "split": "validation"})
+    with pytest.raises(BlspError, match="line 1: unknown split 'other'; write one of train, dev, test"):
+        manifest({**GOOD, "split": "other"})
+
+
+def test_nemo_manifests_are_read(manifest, tmp_path):
+    whole, part, bad = manifest(
+        {"audio_filepath": "a.wav", "text": "one", "duration": 3.5, "lang": "en"},
+        {"audio_filepath": "a.wav", "text": "two", "offset": 1.5, "duration": 2.0},
+        {"audio_filepath": "a.wav", "text": "two", "duration": "long"},
+    )
+    assert (whole.audio, whole.start_s, whole.end_s) == (tmp_path / "a.wav", None, None)
+    assert (whole.language, whole.ignored) == ("en", ())
+    assert (part.start_s, part.end_s) == (1.5, 3.5)
+    assert (bad.reason, bad.detail) == ("wrong_type", "line 3: duration: expected seconds, found 'long' (str)")
+
+
+CSV = 'audio,text,speaker,end_s,split,note\n1.wav,"turn ""it"" on, now",007,2.5,validation,x\n2.wav,off,,,,\n'
+TSV = 'path\tsentence\tclient\n1.wav\t"Hello" he said\ta\n2.wav\t"off, ""now"""\tb\n'
+
+
+def test_csv_is_read_as_spreadsheets_write_it(tmp_path):
+    for content in (CSV, "\ufeff" + CSV.replace("\n", "\r\n"), CSV.replace(",", ";").replace("on; now", "on, now")):
+        (tmp_path / "m.csv").write_bytes(content.encode())
+        first, second = read(tmp_path / "m.csv")
+        assert (first.text, first.speaker, first.end_s, first.split) == ('turn "it" on, now', "007", 2.5, "dev")
+        assert first.ignored == ("note",) and first.audio == tmp_path / "1.wav"
+        assert (second.text, second.speaker, second.end_s, second.split) == ("off", None, None, None)
+
+
+def test_in_tsv_a_quotation_mark_is_a_letter_unless_it_is_around_a_cell(tmp_path):
+    (tmp_path / "m.tsv").write_text(TSV)
+    assert [row.text for row in read(tmp_path / "m.tsv")] == ['"Hello" he said', 'off, "now"']
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "detail"),
+    [
+        (b"bad.wav", "wrong_columns", "1 cells for 3 columns"),
+        (b"bad.wav,a,b,c", "wrong_columns", "4 cells"),
+        (b"bad.wav,caf\xe9,1", "not_utf8", "UTF-8"),
+        (b",a,1", "missing_key", "audio is missing; the row has text, end_s"),
+        (b"bad.wav, ,1", "missing_key", "text is missing"),
+        (b"bad.wav,a,soon", "wrong_type", "end_s: expected seconds, found 'soon'"),
+        (b"bad.wav,a,nan", "wrong_type", "end_s"),
+        (b'bad.wav,"a"b,1', "not_csv", "expected after"),
+        (b"../bad.wav,a,1", "bad_path", "audio_root"),
+    ],
+)
+def test_a_bad_row_of_a_table_is_dropped_and_the_others_stay(tmp_path, line, reason, detail):
+    (tmp_path / "m.csv").write_bytes(b"\n".join([b"audio,text,end_s", b"1.wav,one,1", line, b"2.wav,two,2", b""]))
+    first, bad, last = read(tmp_path / "m.csv")
+    assert [first.text, last.text] == ["one", "two"]
+    assert (bad.id, bad.reason) == ("m.csv:3", reason) and detail in bad.detail
+
+
+def test_a_quotation_mark_that_is_never_closed_swallows_nothing_in_silence(tmp_path):
+    (tmp_path / "m.csv").write_text('audio,text\n1.wav,one\n2.wav,"two\n3.wav,three\n')
+    first, bad = read(tmp_path / "m.csv")
+    assert (first.text, bad.reason, bad.id) == ("one", "not_csv", "m.csv:4") and "line" in bad.detail
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"1.wav,turn it on\n", b"audio;words\n1.wav;a\n"])
+def test_a_table_without_header_is_one_message(tmp_path, content):
+    (tmp_path / "m.csv").write_bytes(content)
+    with pytest.raises(BlspError, match=r"m\.csv: no column audio or text in the header, which names"):
+        list(read(tmp_path / "m.csv"))
 
 
 def test_a_missing_manifest_is_named(tmp_path):

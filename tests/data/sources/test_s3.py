@@ -123,7 +123,7 @@ def test_names_lead_from_the_manifest_within_s3_and_between():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("manifest", "s3://speech/nowhere: .*does not exist.*; name a JSONL file"),
+        ("manifest", "s3://speech/nowhere: .*does not exist.*; name a manifest"),
         ("lhotse", "s3://speech/nowhere: no lhotse manifest"),
         ("huggingface", "s3://speech/nowhere: looked for \\*.parquet"),
     ],
