@@ -1,6 +1,6 @@
 # The project's commands, in one place. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo paper ablations test lint clean constraints up-local down-local
+.PHONY: help setup demo laptop paper ablations test lint clean constraints up-local down-local
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,6 +9,8 @@ EXTRAS := dev,huggingface,serve,cluster,services
 UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(if $(PIP_INDEX_URL),UV_DEFAULT_INDEX="$(PIP_INDEX_URL)") $(BIN)/uv
 # Models this small gain nothing from threads that spin while they wait.
 export OMP_WAIT_POLICY := PASSIVE
+# Large tensors in large pages: memory that is taken anew at every step is mapped several times faster.
+export THP_MEM_ALLOC_ENABLE := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help:  ## this list
@@ -30,6 +32,9 @@ paper: setup  ## train and compare the variants, from several seeds each, severa
 
 ablations: setup  ## train the ablations, likewise
 	$(BIN)/python -m flows.experiments ablations
+
+laptop: setup  ## train and judge on real models and human voices, two cores, 1 to 2 h (CORPUS=folder of the recordings)
+	$(BIN)/python -m flows.laptop $(if $(CORPUS),--corpus $(CORPUS))
 
 test: setup  ## run all tests
 	$(BIN)/python -m pytest

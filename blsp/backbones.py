@@ -194,8 +194,10 @@ def _check_unchanged(part: str, pin: Mapping[str, Any]) -> None:
     DVC does not look outside the workspace: it takes the stage for up to date, and its run cache would even bring the
     old copy back. A new value in params.yaml is what it does see.
     """
-    source = Path(pin["origin"]) if pin["source"] == "local" else None
-    if source is None or "source_sha256" not in pin or not source.exists():
+    if pin["source"] != "local" or "source_sha256" not in pin:
+        return
+    source = Path(pin["origin"])
+    if not source.exists():
         return
     if (found := _source_sha256(source)) != pin["source_sha256"]:
         raise BlspError(

@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ),
         epilog="Interrupting is safe: the next run goes on with what is left, a training from where it was.",
     )
-    parser.add_argument("experiment", choices=("paper", "ablations"), help="folder under experiments/")
+    parser.add_argument("experiment", choices=("paper", "ablations", "laptop"), help="folder under experiments/")
     options = parser.parse_args(arguments)
     try:
         with taken(f"make {options.experiment}", print):

@@ -328,8 +328,8 @@ def test_a_missing_key_is_refused(tmp_path, key):
         ),
         (
             [("corpus/min_chars_per_s", 1.0)],
-            "corpus.min_chars_per_s 1 lets rows pass at which validate.min_chars_per_s 2 would stop the run; set both "
-            "alike",
+            "validate.min_chars_per_s 2 is stricter than corpus.min_chars_per_s 1: rows that are packed would stop the "
+            "run; set both to the value that you want",
         ),
         (
             [("corpus/dev_share", 0.4), ("corpus/test_share", 0.6)],
@@ -375,7 +375,8 @@ def test_a_missing_key_is_refused(tmp_path, key):
                 ("backbones/speech_name", "../voice"),
                 ("backbones/speech_wheels", [{"name": "voice", "version": "1.0", "sha256": "0" * 64}]),
             ],
-            "backbones: speech_name must be the path of a folder or a GGUF file inside the wheels; found '../voice'",
+            "backbones: where source is package, speech_name must be the path of a folder or a GGUF file inside the wheels; "
+            "found '../voice'",
         ),
         (
             [("evaluate/conditions/slow", {"kind": "tempo"})],

@@ -12,9 +12,9 @@ from blsp.model.chat import AUDIO_TOKEN
 class BlspConfig(PreTrainedConfig):
     """Configuration of a frozen Whisper encoder, a trained modality adapter and a frozen causal LLM.
 
-    `adapter` is conv (the paper's), word (its vectors at the pace of words) or stack, `downsampling` the encoder frames a speech vector, `bottleneck` the
-    adapter's inner width. `encoding` is variable (windows as long as their audio) or padded (each padded to the
-    encoder's whole window, which the encoder attends to).
+    `adapter` is conv (the paper's), word (its vectors at the pace of words) or stack, `downsampling` the encoder frames
+    a speech vector, `bottleneck` the adapter's inner width. `encoding` is variable (windows as long as their audio) or
+    padded (each padded to the encoder's whole window, which the encoder attends to).
     `precision` is what the frozen backbones compute in, float32 or bfloat16; None: what they are stored in.
     `backbones` pins both parts: {"speech" | "llm": {"source", "name", "origin", "revision", "sha256",
     "licence"}}, of the LLM also "chat_template_kwargs" and "chat_template_date"; with it a checkpoint holds the adapter

@@ -84,9 +84,14 @@ def uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
+def pipeline_experiment() -> str:
+    """The MLflow experiment of the pipeline's own runs: MLFLOW_EXPERIMENT_NAME, or blsp."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+
+
 @contextlib.contextmanager
-def session(experiment: str = EXPERIMENT) -> Iterator[Store]:
-    """An open Store of an experiment; whatever MLflow raises inside the block comes out as one TrackingError.
+def session(experiment: str | None = None) -> Iterator[Store]:
+    """An open Store of an experiment, by default the pipeline's; whatever MLflow raises inside the block comes out as one TrackingError.
 
     The first use in a process takes 8 s of import, and 10 s more where the SQLite file has to be made.
     """
@@ -105,7 +110,7 @@ def session(experiment: str = EXPERIMENT) -> Iterator[Store]:
         try:
             with _alone():
                 client = mlflow.MlflowClient(uri(), os.environ.get("MLFLOW_REGISTRY_URI") or uri())
-                experiment_id = _experiment_id(client, experiment)
+                experiment_id = _experiment_id(client, experiment or pipeline_experiment())
             yield Store(client, experiment_id)
         except (MlflowException, SQLAlchemyError, OSError) as error:
             reason = str(error).strip().partition("\n")[0]

@@ -44,7 +44,7 @@ def sync(params: Params, places: Places = PIPELINE, live_run: str | None = None)
 
 def experiment_of(places: Places) -> str:
     """The name of the MLflow experiment that a training in these places belongs to."""
-    return store.VARIANTS if places.variant else store.EXPERIMENT
+    return store.VARIANTS if places.variant else store.pipeline_experiment()
 
 
 def create_run(opened: Store, params: Params, places: Places) -> "Run":
