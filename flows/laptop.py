@@ -1,7 +1,7 @@
 """`make laptop`: real Whisper, real chat LLM and human voices on two cores, in a folder of its own.
 
-experiments/laptop has the pipeline's own stages in its dvc.yaml, and works in that folder alone: params.yaml there is the
-project's with profiles/laptop.yaml in it, and data/, models/ and reports/ lie beside it.
+experiments/laptop has the pipeline's own stages in its dvc.yaml and works in that folder alone: params.yaml there is
+the project's with profiles/laptop.yaml in it; data/, models/ and reports/ lie beside it.
 """
 
 import argparse

@@ -30,7 +30,7 @@ def build_prompt(tokenizer: Any, prompt: Prompt | str, content: str) -> str:
     prompt = Prompt(prompt) if isinstance(prompt, str) else prompt
     before, after = (plain_text(part, tokenizer) for part in prompt.around())
     content = content.removeprefix(" ")
-    is_speech = content != "" and not content.replace(AUDIO_TOKEN, "")
+    is_speech = content.startswith(AUDIO_TOKEN)  # of a transcript, the corpus has taken it apart
     asked = before.removesuffix(" ") + content if is_speech else before + plain_text(content, tokenizer)
     asked += after
     examples = [

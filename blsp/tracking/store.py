@@ -91,8 +91,9 @@ def pipeline_experiment() -> str:
 
 @contextlib.contextmanager
 def session(experiment: str | None = None) -> Iterator[Store]:
-    """An open Store of an experiment, by default the pipeline's; whatever MLflow raises inside the block comes out as one TrackingError.
+    """An open Store of an experiment, by default the pipeline's.
 
+    Whatever MLflow raises inside the block comes out as one TrackingError.
     The first use in a process takes 8 s of import, and 10 s more where the SQLite file has to be made.
     """
     for name, value in ENVIRONMENT.items():

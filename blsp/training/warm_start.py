@@ -4,8 +4,8 @@ No pass of the LLM is needed: the logit of a token at a speech vector is minus t
 the vectors to the words that they stand for, and behaviour alignment goes on from there. It is a start and not the
 method: `train.warm_start: null` begins cold, as the paper does.
 
-Axes: B utterances, S encoder frames, A adapter frames, D LLM width, W distinct tokens of the corpus; class 0 is the
-blank, class 1 the first of them.
+Axes: B utterances, S encoder frames, A adapter frames, D LLM width, W distinct tokens; class 0 is the blank, class 1
+the first of them.
 """
 
 import math
@@ -29,30 +29,29 @@ WARMUP_STEPS = 50
 WEIGHT_DECAY = 0.05
 CLIP_NORM = 1.0
 DROPOUT = 0.1  # of encoder frames and of speech vectors
+NEGATIVES = 2048  # words told apart from those of a batch, drawn anew for each: more teach the same, and cost as much
 LOG_EVERY_STEPS = 10
 
 
 class CtcHead(nn.Module):
     """The adapter, and what CTC needs beside it: a blank's embedding (D,) and how sharp distances are.
 
-    `words` (W, D) are the embeddings of the corpus's tokens.
+    `variance` is that of the LLM's embeddings, of width `width`.
     """
 
-    words: torch.Tensor
-
-    def __init__(self, adapter: nn.Module, words: torch.Tensor) -> None:
+    def __init__(self, adapter: nn.Module, variance: float, width: int) -> None:
         super().__init__()
-        self.adapter = adapter
-        self.register_buffer("words", words.float(), persistent=False)
-        self.variance = float(words.float().var())
-        self.blank = nn.Parameter(torch.zeros(words.shape[1]))
+        self.adapter, self.variance = adapter, variance
+        self.blank = nn.Parameter(torch.zeros(width))
         self.blank_bias = nn.Parameter(torch.zeros(1))
-        self.log_sharpness = nn.Parameter(torch.tensor(-math.log(self.variance * math.sqrt(words.shape[1]))))
+        self.log_sharpness = nn.Parameter(torch.tensor(-math.log(variance * math.sqrt(width))))
 
     def forward(
-        self, frames: torch.Tensor, counts: torch.Tensor, targets: Sequence[Sequence[int]]
+        self, frames: torch.Tensor, counts: torch.Tensor, words: torch.Tensor, targets: Sequence[Sequence[int]]
     ) -> dict[str, torch.Tensor]:
         """The losses of utterances: frames (B, S, E), their counts (B,), and the classes of each one's tokens.
+
+        `words` (W, D) are the embeddings of the classes from 1 on.
 
         `ctc`, in nats a token; `pull`, the squared distance of vectors to the words expected there, in units of the
         words' variance; and `marks`, a segmenter's cross-entropy in nats against where CTC sees a token.
@@ -60,11 +59,11 @@ class CtcHead(nn.Module):
         adapter, frames = self.adapter, dropout(frames, DROPOUT)
         vectors, lengths = (adapter.vectors if isinstance(adapter, WordAdapter) else adapter)(frames, counts)
         valid = torch.arange(vectors.shape[1], device=vectors.device) < lengths[:, None]
-        logprobs = self._logits(dropout(vectors, DROPOUT)).log_softmax(-1)
+        logprobs = self._logits(dropout(vectors, DROPOUT), words).log_softmax(-1)
         losses = {"ctc": _ctc(logprobs, lengths, targets, "mean")}
         p = logprobs.detach().exp()
         p_word = 1 - p[..., 0]
-        expected = p[..., 1:] @ self.words / p_word[..., None].clamp(min=1e-6)
+        expected = p[..., 1:] @ words / p_word[..., None].clamp(min=1e-6)
         distance = (vectors - expected).square().mean(-1) / self.variance
         losses["pull"] = (p_word * valid * distance).sum() / (p_word * valid).sum().clamp(min=1)
         if isinstance(adapter, WordAdapter):
@@ -76,11 +75,11 @@ class CtcHead(nn.Module):
             losses["marks"] = binary_cross_entropy_with_logits(marks[valid], occupied[valid])
         return losses
 
-    def _logits(self, vectors: torch.Tensor) -> torch.Tensor:
+    def _logits(self, vectors: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
         """Logits (B, A, 1 + W). What all words share of a squared distance, the vector's own square, is left out."""
-        words = vectors @ self.words.T - self.words.square().sum(-1) / 2
+        near = vectors @ words.T - words.square().sum(-1) / 2
         sharpness = self.log_sharpness.exp()
-        return torch.cat([(vectors @ self.blank)[..., None] * sharpness + self.blank_bias, words * sharpness], dim=-1)
+        return torch.cat([(vectors @ self.blank)[..., None] * sharpness + self.blank_bias, near * sharpness], dim=-1)
 
 
 def _ctc(
@@ -111,15 +110,14 @@ def warm_start(
     """
     tokenizer = collator.processor.tokenizer
     token_ids = {text: tokenizer(" " + text, add_special_tokens=False).input_ids for text in set(transcripts)}
-    inventory = sorted({token for ids in token_ids.values() for token in ids})
-    class_of = {token: number for number, token in enumerate(inventory, start=1)}
+    inventory = torch.tensor(sorted({token for ids in token_ids.values() for token in ids}))
     device, embeddings = model.device, model.get_input_embeddings()
     with torch.no_grad():
-        words = embeddings(torch.tensor(inventory, device=device)).float()
+        words = embeddings(inventory.to(device)).float()
         if isinstance(model.multi_modal_projector, WordAdapter):
             space = tokenizer(" ", add_special_tokens=False).input_ids
             model.multi_modal_projector.filler.copy_(embeddings(torch.tensor(space, device=device)).float().mean(0))
-    head = CtcHead(model.multi_modal_projector, words).to(device)
+    head = CtcHead(model.multi_modal_projector, float(words.var()), words.shape[1]).to(device)
     parameters = list(head.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
@@ -139,7 +137,8 @@ def warm_start(
             if "frames" not in audio:
                 audio = dict(zip(("frames", "counts"), model.encode_audio(**audio), strict=True))
             frames, counts = audio["frames"].to(device).float(), audio["counts"].to(device)
-            losses = head(frames, counts, [[class_of[t] for t in token_ids[e.transcript]] for e in examples])
+            chosen, targets = _classes([token_ids[e.transcript] for e in examples], inventory)
+            losses = head(frames, counts, words[chosen.to(device)], targets)
             loss = torch.stack(list(losses.values())).sum()
             if not torch.isfinite(loss):
                 names = ", ".join(e.id for e in examples)
@@ -158,6 +157,15 @@ def warm_start(
     if isinstance(head.adapter, WordAdapter):
         head.adapter.fix_segmenter()
     return before_s + time.perf_counter() - started
+
+
+def _classes(token_ids: Sequence[Sequence[int]], inventory: torch.Tensor) -> tuple[torch.Tensor, list[list[int]]]:
+    """Where the words of a batch stand in the sorted inventory, NEGATIVES others after them, and its targets."""
+    own = torch.searchsorted(inventory, torch.tensor(sorted({token for ids in token_ids for token in ids})))
+    others = torch.randperm(len(inventory))
+    others = others[~torch.isin(others, own)][:NEGATIVES]
+    class_of = {int(inventory[place]): number for number, place in enumerate(own.tolist(), start=1)}
+    return torch.cat([own, others]), [[class_of[token] for token in ids] for ids in token_ids]
 
 
 def _rate_at(step: int, steps: int) -> float:

@@ -206,6 +206,6 @@ def test_anothers_speech_is_the_nearest_in_length_that_says_something_else():
     others = with_others(rows)
     assert [one.id for one in others] == ["d", "d", "d", "c"]
     assert [one.transcript for one in others] == ["z", "z", "z", "x"] and others[1].num_samples == 130
-    assert [one.instruction for one in others] == [one.instruction for one in rows]
+    assert [one.prompt for one in others] == [one.prompt for one in rows]
     assert [one.id for one in with_others(rows[::-1])] == ["c", "d", "d", "d"]
     assert with_others([rows[0], rows[2]]) == []
