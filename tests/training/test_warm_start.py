@@ -96,7 +96,9 @@ def test_alignment_leaves_the_segmenter_as_the_warm_start_made_it(pins, clips, t
     settings = SETTINGS.model_copy(update={"steps": 4, "adapter": "word", "warm_start": "ctc", "downsampling": 4})
     checkpoints = Checkpoints({"run": 1}, tmp_path)
     collator = Collator(processor)
-    train_adapter(model, collator, plan, lambda c: rows[c.row], {"repetition": [rows]}, settings, checkpoints, lambda *_: None)
+    train_adapter(
+        model, collator, plan, lambda c: rows[c.row], {"repetition": [rows]}, settings, checkpoints, lambda *_: None
+    )
     for name, tensor in model.adapter_state().items():
         fixed = ".segmenter." in name or ".mark." in name
         assert torch.equal(tensor, before[name]) == fixed, name
