@@ -3,6 +3,7 @@
 No audio is read. Memory holds a number a row, one a speaker, and the held-out sentences.
 """
 
+import html
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ class Texts:
         """Count one transcript."""
         self.cleaned.update(cleaned)
         self.rows += 1
+        raw = html.unescape(raw)
         self.in_capitals += raw.upper() == raw != raw.lower()
 
     @property

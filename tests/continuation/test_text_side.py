@@ -67,7 +67,7 @@ def test_the_report_names_a_broken_task_and_what_has_no_reference(corpus, capsys
 
 def test_dependence_is_the_mean_kl_along_the_answers(corpus, pins):
     llm, tokenizer = load_llm()
-    asker = Asker(pins["llm"], 5, 0, 1.0, 4, None)
+    asker = Asker(pins["llm"], "float32", 5, 0, 1.0, 4, None)
     turns = tuple((turn["content"], turn["answer"]) for turn in TURNS)
     pairs = [
         Pair(prompt, own, other, tokenizer(said + "<|end|>", add_special_tokens=False).input_ids)

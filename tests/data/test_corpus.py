@@ -180,7 +180,7 @@ def test_cuts_carry_what_the_manifest_says(params):
     corpus.run(params)
     cuts = {cut.id: cut for cut in shards.load_cuts("test")}
     rich = cuts["rich"]
-    assert rich.supervisions[0].text == "where is it"
+    assert rich.supervisions[0].text == "Where is it?"
     assert {key: rich.custom[key] for key in ("split", "translation", "intent", "answer", "source")} == {
         "split": "test",
         "translation": "Wo ist es?",

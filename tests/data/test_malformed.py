@@ -407,11 +407,11 @@ def test_a_source_may_be_split_by_speakers_whatever_it_says_of_splits(mine):
 def test_a_sentence_is_there_as_often_as_one_wants(mine):
     for seed in range(80, 84):
         mine.clip(f"{seed}.wav", noise(seed=seed))
-        kept = seed < 82
+        kept, text = seed < 82, "Say, it again!" if seed % 2 else "say it again"
         mine.add(
-            {"audio": f"{seed}.wav", "text": "Say, it again!" if seed % 2 else "say it again", "id": str(seed)},
+            {"audio": f"{seed}.wav", "text": text, "id": str(seed)},
             None if kept else "sentence_repeated",
-            "'say it again' is in train 2 times already",
+            f"{text!r} is in train 2 times already",
         )
     mine.pack(max_rows_per_sentence=2)
     mine.expected.clear()

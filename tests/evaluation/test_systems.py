@@ -96,7 +96,10 @@ def test_all_systems_share_one_llm_and_one_encoder(pins, tiny_model, clips, tmp_
     )
     found = {}
     monkeypatch.setattr(systems, "Whisper", lambda *parts: found.setdefault("whisper", Whisper(*parts)))
-    items = [Item(id=f"u{number}", samples=clip, transcript="buy soap") for number, clip in enumerate(clips[:2])]
+    items = [
+        Item(id=f"u{number}", samples=clip, transcript="buy soap", language="en")
+        for number, clip in enumerate(clips[:2])
+    ]
     untrained = model.fresh_adapter()
     beside = all_systems(settings(2), model, processor, untrained)
     assert loaded == ["speech"]

@@ -99,7 +99,7 @@ def test_every_segment_is_packed_or_dropped(place, tmp_path):
     reasons = "duplicate_id noise_only empty_text segment_outside_audio missing_file ignored_in_scoring missing_field"
     assert report["dropped"] == dict.fromkeys([*reasons.split(), "undecodable"], 1)
     (cut,) = shards.load_cuts("train", corpus_dir=tmp_path / "corpus")
-    assert (cut.supervisions[0].text, cut.duration) == ("when you are in the garden", 1.0)
+    assert (cut.supervisions[0].text, cut.duration) == ("when you're in the garden", 1.0)
 
 
 def test_the_order_is_the_same_each_time(place):
