@@ -1,6 +1,6 @@
 # The project's commands, in one place. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo laptop paper ablations test lint clean constraints up-local down-local
+.PHONY: help setup demo laptop laptop-check paper ablations test lint clean constraints up-local down-local
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -35,6 +35,9 @@ ablations: setup  ## train the ablations, likewise
 
 laptop: setup  ## train and judge on real models and human voices, two cores, 1 to 2 h (CORPUS=folder of the recordings)
 	$(BIN)/python -m flows.laptop $(if $(CORPUS),--corpus $(CORPUS))
+
+laptop-check: setup  ## fetch the real weights and ask the shipped adapter spoken questions
+	$(BIN)/python -m flows.laptop --check
 
 test: setup  ## run all tests
 	$(BIN)/python -m pytest

@@ -30,7 +30,7 @@ def lines_changed(text: str) -> list[str]:
 def test_an_override_changes_its_line_alone_and_keeps_its_comment() -> None:
     text = with_overrides(COMMITTED, None, ["train.lr=1e-4", "backbones.llm_name=owner/llm", "train.compile=true"])
     assert lines_changed(text) == [
-        "  llm_name: owner/llm           # as speech_name, for the chat LLM",
+        "  llm_name: owner/llm           # as speech_name, for the chat LLM; local and package: a GGUF file too",
         "  compile: true                 # torch.compile both backbones",
         "  lr: 1e-4                      # peak AdamW learning rate",
     ]
@@ -82,7 +82,7 @@ def test_what_is_no_value_of_params_yaml_is_refused(override: str, said: str) ->
 
 @pytest.mark.parametrize("name", ["miniatur", "../params", ""])
 def test_unknown_profile_is_refused_with_those_there_are(name: str) -> None:
-    with pytest.raises(ParamsError, match=f"profiles/{name}.yaml: there is no such profile; there are: miniature, "):
+    with pytest.raises(ParamsError, match=f"profiles/{name}.yaml: there is no such profile; there are: laptop, miniature, "):
         with_overrides(COMMITTED, name)
 
 
