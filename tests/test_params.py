@@ -311,7 +311,8 @@ def test_a_missing_key_is_refused(tmp_path, key):
                 ("backbones/speech_name", "../voice"),
                 ("backbones/speech_wheels", [{"name": "voice", "version": "1.0", "sha256": "0" * 64}]),
             ],
-            "backbones: speech_name must be the path of a folder or a GGUF file inside the wheels; found '../voice'",
+            "backbones: where source is package, speech_name must be the path of a folder or a GGUF file inside the "
+            "wheels; found '../voice'",
         ),
         (
             [("evaluate/conditions/slow", {"kind": "tempo"})],
