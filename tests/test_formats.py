@@ -19,7 +19,7 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from blsp import formats
+from blsp import ctranslate2_format, formats
 from blsp.errors import BlspError
 from blsp.miniature.llm import train_tokenizer
 
@@ -47,7 +47,7 @@ def save_whisper(folder, multilingual):
     spoken = WhisperTokenizer(
         tokenizer_file=str(folder / "raw.json"), bos_token=end, eos_token=end, unk_token=end, pad_token=end
     )
-    size = len(spoken) + formats.TIMESTAMPS
+    size = len(spoken) + ctranslate2_format.TIMESTAMPS
     assert size == (51865 if multilingual else 51864)
     ids = {"bos_token_id": text, "eos_token_id": text, "pad_token_id": text, "decoder_start_token_id": text + 1}
     model = WhisperForConditionalGeneration(
@@ -180,7 +180,7 @@ def model_bin(version=6, spec="WhisperSpec", revision=3, variables=(), behind=b"
     out = struct.pack("<I", version) + text(spec) + struct.pack("<II", revision, len(variables))
     for name, array in variables:
         out += text(name) + struct.pack(f"<B{array.ndim}I", array.ndim, *array.shape)
-        out += struct.pack("<BI", formats.CT2_DTYPES.index(array.dtype.name), array.nbytes) + array.tobytes()
+        out += struct.pack("<BI", ctranslate2_format.DTYPES.index(array.dtype.name), array.nbytes) + array.tobytes()
     return out + struct.pack("<I", 0) + behind
 
 
