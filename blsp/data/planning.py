@@ -29,11 +29,11 @@ class Texts:
     rows: int = 0
     in_capitals: int = 0
 
-    def add(self, raw: str, cleaned: Counter[str]) -> None:
-        """Count one transcript."""
-        self.cleaned.update(cleaned)
+    def add(self, written: text.Written) -> None:
+        """Count one transcript, as the LLM will read it."""
+        self.cleaned.update(written.cleaned)
         self.rows += 1
-        self.in_capitals += raw.upper() == raw != raw.lower()
+        self.in_capitals += written.text.isupper()
 
     @property
     def all_in_capitals(self) -> bool:
@@ -89,7 +89,7 @@ def survey(sources: Sequence[Source], settings: Corpus) -> Survey:
             written = text.as_written(row.text, row.language, settings.sources[number].case)
         except Unusable:
             continue
-        texts[number].add(row.text, written.cleaned)
+        texts[number].add(written)
         if (split := speakers.of(row)) != "train":
             found.held_out.add(text.sentence_keys(written.text, row.language, settings.normalizer), split)
     return found

@@ -6,6 +6,7 @@ Axes: I items, K counts of a metric.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,15 +55,15 @@ def metrics_of(table: pd.DataFrame, tasks: Mapping[str, Task], setting: Setting)
     }
 
 
-def without_words(table: pd.DataFrame, tasks: Mapping[str, Task], setting: Setting) -> pd.Series:
+def without_words(table: pd.DataFrame, tasks: Mapping[str, Task], setting: Setting) -> "pd.Series[bool]":
     """Which rows of the table cannot be scored: no word of their reference ("um") is left by the task's normaliser."""
-    found = pd.Series(False, index=table.index)
+    found: list[Any] = []
     for name, task in tasks.items():
         own = table[table["task"] == name]
         if len(own) and task.metric in ON_NORMALISED:
             normalizer = normalizer_of_all(own["language"].unique(), setting)
-            found.loc[own.index] = [not plain_words(reference, normalizer) for reference in own["reference"]]
-    return found
+            found += [row for row, reference in own["reference"].items() if not plain_words(reference, normalizer)]
+    return table.index.to_series().isin(found)
 
 
 def grade(table: pd.DataFrame, tasks: Mapping[str, Task], setting: Setting) -> pd.DataFrame:
