@@ -23,7 +23,10 @@ Source = Callable[[], Iterator[Row]]
 
 @dataclass
 class Texts:
-    """How a source's transcripts are written: how often each thing was cleaned, and how many are in capitals."""
+    """How a source's transcripts are written: how often each thing was cleaned, and how many are in capitals.
+
+    `rows` are those of scripts that have capitals.
+    """
 
     cleaned: Counter[str] = field(default_factory=Counter)
     rows: int = 0
@@ -32,7 +35,7 @@ class Texts:
     def add(self, written: text.Written) -> None:
         """Count one transcript, as the LLM will read it."""
         self.cleaned.update(written.cleaned)
-        self.rows += 1
+        self.rows += written.text.upper() != written.text.lower()
         self.in_capitals += written.text.isupper()
 
     @property
