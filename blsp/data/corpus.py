@@ -23,7 +23,7 @@ from blsp.data.records import SPLITS, Dropped
 from blsp.data.sources.manifest import near
 from blsp.errors import BlspError
 from blsp.executor import run_each
-from blsp.params import Corpus, Execution, Params, Source
+from blsp.params import Corpus, Execution, Params
 from blsp.staging import Contents, NotWhole, Staging, staging_of
 
 REPORT = "reports/corpus.json"
@@ -38,7 +38,7 @@ def run(params: Params) -> None:
     readers = [partial(sources.rows, source, params.miniature) for source in params.corpus.sources]
     report = pack(readers, params.corpus, params.execution)
     files.write_json(REPORT, report)
-    print(_summary(report, params.corpus.sources))
+    print(_summary(report))
 
 
 def pack(
@@ -179,7 +179,7 @@ def notes(source: str, without: Mapping[str, int], ignored: Mapping[str, int]) -
     return lines
 
 
-def _summary(report: dict[str, Any], sources: Sequence[Source]) -> str:
+def _summary(report: dict[str, Any]) -> str:
     lines = [f"{'split':24}{'rows':>10}{'hours':>10}{'speakers':>10}"]
     for split, figures in report["splits"].items():
         lines.append(f"{split:24}{figures['rows']:>10,}{figures['hours']:>10.2f}{figures['speakers']:>10,}")
@@ -191,8 +191,8 @@ def _summary(report: dict[str, Any], sources: Sequence[Source]) -> str:
             dropped = sum(source["dropped"].values())
             lines.append(f"{source['path'] or source['name']:24}{source['rows_in']:>10,}{dropped:>10,}")
     lines += [f"cleaned: {what:15}{count:>10,}" for what, count in sorted(report["cleaned"].items())]
-    for source, settings in zip(report["sources"], sources, strict=True):
-        if source["all_in_capitals"] and settings.case == "as_written":
+    for source in report["sources"]:
+        if source["all_in_capitals"]:
             lines.append(
                 f"{source['path'] or source['name']}: every transcript is in capitals, which LLMs seldom read; with "
                 "`case: lower` in corpus.sources they become sentences"

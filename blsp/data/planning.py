@@ -3,7 +3,6 @@
 No audio is read. Memory holds a number a row, one a speaker, and the held-out sentences.
 """
 
-import html
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,18 +25,20 @@ OPTIONAL = ("licence", "language", "speaker")
 
 @dataclass
 class Texts:
-    """How a source's transcripts are written: how often each thing was cleaned, and how many are in capitals."""
+    """How a source's transcripts are written: how often each thing was cleaned, and how many are in capitals.
+
+    `rows` are those of scripts that have capitals.
+    """
 
     cleaned: Counter[str] = field(default_factory=Counter)
     rows: int = 0
     in_capitals: int = 0
 
-    def add(self, raw: str, cleaned: Counter[str]) -> None:
-        """Count one transcript."""
-        self.cleaned.update(cleaned)
-        self.rows += 1
-        raw = html.unescape(raw)
-        self.in_capitals += raw.upper() == raw != raw.lower()
+    def add(self, written: text.Written) -> None:
+        """Count one transcript, as the LLM will read it."""
+        self.cleaned.update(written.cleaned)
+        self.rows += written.text.upper() != written.text.lower()
+        self.in_capitals += written.text.isupper()
 
     @property
     def all_in_capitals(self) -> bool:
@@ -102,7 +103,7 @@ def survey(sources: Sequence[Source], settings: Corpus) -> Survey:
             written = text.as_written(row.text, row.language, settings.sources[number].case)
         except Unusable:
             continue
-        texts[number].add(row.text, written.cleaned)
+        texts[number].add(written)
         if (split := speakers.of(row)) != "train":
             found.held_out.add(text.sentence_keys(written.text, row.language, settings.normalizer), split)
     return found
