@@ -82,7 +82,9 @@ def test_what_is_no_value_of_params_yaml_is_refused(override: str, said: str) ->
 
 @pytest.mark.parametrize("name", ["miniatur", "../params", ""])
 def test_unknown_profile_is_refused_with_those_there_are(name: str) -> None:
-    with pytest.raises(ParamsError, match=f"profiles/{name}.yaml: there is no such profile; there are: laptop, miniature, "):
+    with pytest.raises(
+        ParamsError, match=f"profiles/{name}.yaml: there is no such profile; there are: laptop, miniature, "
+    ):
         with_overrides(COMMITTED, name)
 
 

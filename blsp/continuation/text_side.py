@@ -41,11 +41,12 @@ ITEMS_OF_A_TASK = 50  # of them, under each instruction
 BATCH = 16
 # Beyond these the LLM that reads does not do the task: the highest error rate, or the lowest score.
 BROKEN = {"wer": 0.5, "bleu": 10.0, "chrf": 20.0, "accuracy": 0.5, "contains": 0.5}
-MIN_KL = 0.2  # nats a token; below it, answers hardly depend on the transcript
+MIN_KL = 0.5  # nats a token; below it, answers hardly depend on the transcript
 CHANGED = math.log(2)  # a token's probability that changes by this factor has changed much
 OPENING_WORDS = 4
 SHARED_BY = 0.05  # of the answers begin alike: an opening that many share
 SHOWN_OPENINGS = 5
+MAX_SHARED = 0.3  # of the answers, beyond the transcripts' own share, may begin like many others
 
 
 @dataclass(frozen=True)
@@ -176,18 +177,26 @@ def _figures(asked: Asked, name: str, params: Params) -> dict[str, Any]:
         except Unusable as fault:
             reasons[fault.reason] += 1
     cut = sum(answer.finish_reason == "length" for answer in asked.answers)
-    openings = Counter(_opening(answer.text) for answer in asked.answers)
-    many = {opening: rows for opening, rows in openings.items() if opening and rows >= max(SHARED_BY * count, 3)}
+    many = _shared_openings([answer.text for answer in asked.answers])
+    spoken = _shared_openings([question.transcript for question in asked.questions])
     return {
         "answers": count,
         "mean_tokens": sum(len(answer.token_ids) for answer in asked.answers) / max(count, 1),
         "cut": cut / max(count, 1),
         "dropped": {reason: rows / count for reason, rows in sorted(reasons.items())},
         "shared_openings": sum(many.values()) / max(count, 1),
-        "openings": dict(Counter(many).most_common(SHOWN_OPENINGS)),
+        "shared_openings_of_transcripts": sum(spoken.values()) / max(count, 1),
+        "openings": dict(many.most_common(SHOWN_OPENINGS)),
         "kl": None,
         "changed_tokens": None,
     }
+
+
+def _shared_openings(texts: Sequence[str]) -> Counter[str]:
+    """The openings that many of these texts share, with how many begin so."""
+    openings = Counter(_opening(text) for text in texts)
+    least = max(SHARED_BY * len(texts), 3)
+    return Counter({opening: rows for opening, rows in openings.items() if opening and rows >= least})
 
 
 def _opening(text: str) -> str:
@@ -275,4 +284,10 @@ def _warnings(found: Mapping[str, Any]) -> Iterator[str]:
                 f"behaviour {name}: the answers hardly depend on what was said (KL {own['kl']:.2f} nats a token under "
                 f"another transcript, limit {MIN_KL:g}): they teach no hearing; {advice} under "
                 f"continuations.behaviours.{name}"
+            )
+        if own["shared_openings"] > own["shared_openings_of_transcripts"] + MAX_SHARED:
+            shown = ", ".join(f"{words!r} {rows} times" for words, rows in own["openings"].items())
+            yield (
+                f"behaviour {name}: {own['shared_openings']:.0%} of the answers begin like many others ({shown}): "
+                f"{advice} under continuations.behaviours.{name}"
             )

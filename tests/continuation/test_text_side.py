@@ -95,7 +95,15 @@ def test_dependence_is_the_mean_kl_along_the_answers(corpus, pins):
 
 
 def test_a_behaviour_that_hears_nothing_is_named():
-    figures = {"kl": 0.05, "changed_tokens": 0.1, "shared_openings": 0.5}
-    found = {"items": 8, "tasks": {}, "behaviours": {"reply": figures, "repeat": {**figures, "kl": 2.0}}}
-    (warning,) = text_side._warnings(found)
-    assert "behaviour reply" in warning and "KL 0.05" in warning and "continuations.behaviours.reply" in warning
+    shares = {"shared_openings": 0.5, "openings": {"i m sorry for": 10}}
+    hearing = {"kl": 2.0, "changed_tokens": 0.6, **shares, "shared_openings_of_transcripts": 0.4}
+    deaf = {"kl": 0.05, "changed_tokens": 0.1, **shares, "shared_openings_of_transcripts": 0.0}
+    found = {"items": 8, "tasks": {}, "behaviours": {"reply": deaf, "repeat": hearing}}
+    same, alike = text_side._warnings(found)
+    assert "behaviour reply" in same and "KL 0.05" in same and "continuations.behaviours.reply" in same
+    assert "behaviour reply" in alike and "'i m sorry for' 10 times" in alike
+
+
+def test_openings_that_many_share_are_counted():
+    texts = ["I'm sorry for your loss.", "I'm sorry for that!", "i'm sorry for it", "Yes.", "Yes.", ""]
+    assert text_side._shared_openings(texts) == {"i m sorry for": 3}
