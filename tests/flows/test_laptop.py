@@ -1,0 +1,52 @@
+"""The laptop experiment: its committed files are those of the profile and of the pipeline, and a wrong corpus is named."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from blsp.data.sources.spoken import read
+from blsp.errors import BlspError
+from blsp.params import load_params
+from flows import laptop
+from flows.dvc_graph import read_graph
+from tests.trained import PARAMS
+
+ROOT = PARAMS.parent
+
+
+def test_committed_files_are_those_of_the_profile_and_of_the_pipeline(monkeypatch):
+    """`make laptop` writes them anew: a change of params.yaml, dvc.yaml or the profile belongs into them."""
+    monkeypatch.chdir(ROOT)
+    assert (laptop.FOLDER / "params.yaml").read_text() == laptop.params_text()
+    assert (laptop.FOLDER / "dvc.yaml").read_text() == laptop.dvc_text()
+
+
+def test_its_stages_are_the_pipelines_and_depend_on_the_same_code(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    own, pipeline = read_graph([f"{laptop.FOLDER}/dvc.yaml"]), read_graph()
+    assert [stage.name.rpartition(":")[2] for stage in own.stages] == [stage.name for stage in pipeline.stages]
+    for mine, theirs in zip(own.stages, pipeline.stages, strict=True):
+        code = {path for path in theirs.sources if path.startswith("blsp")}
+        assert code == {path for path in mine.sources if path.startswith("blsp")}
+
+
+def test_questions_are_known_and_of_voices_and_words_that_training_has_not():
+    params = load_params(ROOT / laptop.FOLDER / "params.yaml")
+    questions = list(read(ROOT / laptop.FOLDER / "questions.jsonl"))
+    assert Counter(row.split for row in questions)["test"] == 150
+    assert all(row.answer and row.text.endswith("?") for row in questions)
+    sentences = [json.loads(line)["text"] for line in (ROOT / laptop.FOLDER / "sentences.jsonl").open()]
+    assert not {row.text.lower() for row in questions} & {text.lower() for text in sentences}
+    assert {task.source for task in params.evaluate.tasks.values()} <= {
+        Path(source.path).name for source in params.corpus.sources
+    }
+
+
+def test_a_folder_without_the_corpora_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corpora/coffee").mkdir(parents=True)
+    with pytest.raises(BlspError, match="speechocean762: no such folder; run `make laptop CORPUS=folder`"):
+        laptop.prepare("corpora")
+    assert not (laptop.FOLDER / "params.yaml").exists()
