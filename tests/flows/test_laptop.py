@@ -1,4 +1,4 @@
-"""The laptop experiment: its committed files are those of the profile and of the pipeline, and a wrong corpus is named."""
+"""The laptop experiment: its committed files are those of profile and pipeline, and a wrong corpus is named."""
 
 import json
 from collections import Counter
