@@ -117,6 +117,8 @@ def check() -> None:
 
     Raises BlspError where it answers fewer than it did when it was shipped, beyond chance.
     """
+    if not (SHIPPED / "config.json").is_file():
+        raise BlspError(f"{SHIPPED}: no adapter is there yet; run `make laptop`, then `python -m flows.laptop --ship`")
     subprocess.run(
         [sys.executable, "-m", "dvc", "repro", "--quiet", f"{FOLDER}/dvc.yaml:backbones"], check=True
     )  # also brings them from DVC's cache

@@ -50,3 +50,9 @@ def test_a_folder_without_the_corpora_is_named(tmp_path, monkeypatch):
     with pytest.raises(BlspError, match="speechocean762: no such folder; run `make laptop CORPUS=folder`"):
         laptop.prepare("corpora")
     assert not (laptop.FOLDER / "params.yaml").exists()
+
+
+def test_an_adapter_that_is_not_there_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert laptop.main(["--check"]) == 1
+    assert "experiments/laptop/adapter: no adapter is there yet; run `make laptop`" in capsys.readouterr().err
