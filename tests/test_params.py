@@ -177,6 +177,31 @@ def test_a_value_out_of_range_is_refused(tmp_path, key, value, expected):
     assert complaint(tmp_path, (key, value)) == expected
 
 
+@pytest.mark.parametrize("section", ["continuations/behaviours/repetition", "evaluate/tasks/qa"])
+@pytest.mark.parametrize(
+    ("key", "value", "place"),
+    [
+        ("instructions", ["Repeat.", "Repeat <|audio|> now."], "instructions.1"),
+        ("examples", [{"content": "<|audio|>", "answer": "play"}], "examples.0.content"),
+        ("examples", [{"content": "play", "answer": "<|audio|>"}], "examples.0.answer"),
+        ("joint", "{instruction} <|audio|> {content}", "joint"),
+    ],
+)
+def test_the_placeholder_of_speech_may_not_be_in_what_is_asked(tmp_path, section, key, value, place):
+    message = complaint(tmp_path, (f"{section}/{key}", value))
+    path = f"{section.replace('/', '.')}.{place}"
+    assert message.startswith(f"{path}: <|audio|> stands for speech and may not be in what is asked; found ")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("date", ["2025-13-01", "yesterday", "01.02.2025", ""])
+def test_the_day_of_chat_templates_is_a_day(tmp_path, date):
+    assert load(tmp_path, ("backbones/chat_template_date", "2024-02-29")).backbones.chat_template_date == "2024-02-29"
+    assert complaint(tmp_path, ("backbones/chat_template_date", date)) == (
+        f"backbones.chat_template_date: must be a day, year-month-day in quotes, such as '2025-01-01'; found {date!r}"
+    )
+
+
 def test_a_judge_is_whole_or_null(tmp_path):
     assert load(tmp_path).evaluate.judge is None
     assert load(tmp_path, ("evaluate/judge", JUDGE)).evaluate.judge.items == 50

@@ -18,7 +18,7 @@ class Turn(Record):
 class Wording(Record):
     instructions: Annotated[list[Annotated[str, AfterValidator(refuse_placeholder)]], Field(min_length=1)]
     examples: Annotated[list[Turn], Field(default_factory=list)]
-    joint: str = JOINT
+    joint: Annotated[str, AfterValidator(refuse_placeholder)] = JOINT
     template: Literal["chat", "none"] = "chat"
 
     @model_validator(mode="after")

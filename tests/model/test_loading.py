@@ -2,19 +2,39 @@
 
 import json
 import shutil
+import socket
 
 import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    PixtralVisionConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    SiglipVisionConfig,
+    ViTConfig,
+    WhisperForConditionalGeneration,
+)
 
 from blsp import backbones
 from blsp.cli import main
+from blsp.continuation.answers import Asker
 from blsp.errors import BlspError
+from blsp.files import sha256_of
 from blsp.model import BlspConfig, BlspForConditionalGeneration, BlspProcessor
-from blsp.model.chat import AUDIO_TOKEN, build_prompt
+from blsp.model.chat import AUDIO_TOKEN, build_prompt, respond
 from blsp.model.export import export
+from blsp.model.loading import load_language_model
+from blsp.training.switches import set_switches
 from tests import tiny
 
 INSTRUCTION = "Repeat the following text."
@@ -208,3 +228,194 @@ def test_a_changed_copy_of_a_backbone_of_the_hub_is_refused(from_hub):
     save_file({name: tensor + 1e-3 for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
     with pytest.raises(BlspError, match="trained with the llm backbone .* bring the pinned backbone back"):
         BlspForConditionalGeneration.from_pretrained("adapter")
+
+
+@pytest.fixture(params=["adapter", "models/adapter", "elsewhere/owner/name"])
+def no_adapter(request, tmp_path, monkeypatch):
+    """The name of a folder that is not there, or is empty; nobody may look for it elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    if request.param == "adapter":
+        (tmp_path / "adapter").mkdir()
+    asked = []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: asked.append(host))
+    yield request.param
+    assert asked == []
+
+
+def test_a_folder_without_an_adapter_is_refused_and_the_hub_is_not_asked(no_adapter):
+    for kind in (BlspForConditionalGeneration, BlspProcessor, BlspConfig):
+        load = kind.from_folder if kind is BlspConfig else kind.from_pretrained
+        with pytest.raises(BlspError, match=f"^{no_adapter}: no adapter there; `blsp train` writes one$"):
+            load(no_adapter)
+
+
+def test_export_before_training_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    assert main(["export", "served"]) == 1
+    assert capsys.readouterr().err == "blsp export: models/adapter: no adapter there; `blsp train` writes one\n"
+    assert not (tmp_path / "served").exists()
+
+
+def of_kind(config_class, text, **vision):
+    """A configuration of LLM with eyes, its text model small."""
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2} | vision
+    kind = SiglipVisionConfig if config_class is Gemma3Config else PixtralVisionConfig
+    return config_class(text_config=text, vision_config=kind(image_size=28, patch_size=14, **vision))
+
+
+@pytest.fixture(scope="module", params=["gemma3", "mistral3", "gemma3 tied", "mistral3 with llama"])
+def multimodal(request, tmp_path_factory):
+    """Pins of tiny backbones whose LLM is a multimodal checkpoint, and that LLM as transformers loads it."""
+    name, _, particular = request.param.partition(" ")
+    folder = tmp_path_factory.mktemp("multimodal")
+    pins = tiny.save_backbones(folder, "llama" if particular == "with llama" else name.replace("mistral3", "mistral"))
+    text = AutoConfig.from_pretrained(folder / "llm")
+    text.tie_word_embeddings = particular == "tied"
+    kind, config_class = {
+        "gemma3": (Gemma3ForConditionalGeneration, Gemma3Config),
+        "mistral3": (Mistral3ForConditionalGeneration, Mistral3Config),
+    }[name]
+    config = of_kind(config_class, text, **({"head_dim": 8} if name == "mistral3" else {}))
+    config.tie_word_embeddings = text.tie_word_embeddings
+    torch.manual_seed(3)
+    whole = kind(config).eval()
+    for file in (folder / "llm").glob("*.safetensors"):
+        file.unlink()
+    whole.generation_config.eos_token_id = text.eos_token_id
+    whole.save_pretrained(folder / "llm")
+    pins["llm"]["sha256"] = sha256_of(folder / "llm")
+    return pins, whole
+
+
+@torch.no_grad()
+def test_of_a_multimodal_llm_the_text_model_is_taken_with_its_weights(multimodal):
+    pins, whole = multimodal
+    llm, tokenizer = backbones.load_llm(pins)
+    tokens = tokenizer("turn on the fan", return_tensors="pt").input_ids
+    torch.testing.assert_close(llm(tokens).logits, whole(input_ids=tokens).logits, atol=1e-5, rtol=1e-5)
+    assert type(llm) in AutoModelForCausalLM._model_mapping.values()
+    assert sum(p.numel() for p in llm.parameters()) < sum(p.numel() for p in whole.parameters())
+    assert llm.config.tie_word_embeddings == (llm.lm_head.weight is llm.get_input_embeddings().weight)
+
+
+def test_a_multimodal_llm_hears_and_is_exported(multimodal, clips, tmp_path):
+    pins, _ = multimodal
+    model, processor = tiny.build(pins)
+    model.save_pretrained(tmp_path / "adapter")
+    expected = respond(model, processor, INSTRUCTION, clips, 6)
+    assert any(expected)
+    export(tmp_path / "adapter", tmp_path / "exported")
+    for folder in ("adapter", "exported"):
+        again, its_processor = (
+            cls.from_pretrained(tmp_path / folder) for cls in (BlspForConditionalGeneration, BlspProcessor)
+        )
+        assert respond(again, its_processor, INSTRUCTION, clips, 6) == expected
+    assert not any("vision" in name for name, _ in again.named_parameters())
+
+
+def test_a_multimodal_checkpoints_template_may_lie_with_its_processor(pins, tmp_path):
+    folder = tmp_path / "llm"
+    shutil.copytree(pins["llm"]["name"], folder)
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").unlink()
+    moved = {"llm": {**pins["llm"], "name": str(folder)}}
+    with pytest.raises(BlspError, match="the LLM has no chat template; choose an instruction-tuned checkpoint"):
+        backbones.load_tokenizer(moved)
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    asked = [{"role": "user", "content": "Which tram?"}]
+    texts = {backbones.load_tokenizer(each).apply_chat_template(asked, tokenize=False) for each in (pins, moved)}
+    assert len(texts) == 1
+
+
+def test_a_multimodal_llm_without_a_text_model_of_its_own_is_refused(pins, tmp_path):
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text |= {"vocab_size": 64, "num_key_value_heads": 1}
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(tmp_path)
+    said = f"^{tmp_path}: transformers has no text model of its own for a qwen2_5_vl; choose an LLM without images"
+    with pytest.raises(BlspError, match=said):
+        load_language_model({"llm": pins["llm"] | {"name": str(tmp_path)}})
+
+
+def test_an_llm_that_writes_no_text_is_refused(pins, tmp_path):
+    ViTConfig().save_pretrained(tmp_path)
+    with pytest.raises(BlspError, match=f"^{tmp_path}: a vit writes no text; choose a chat LLM as backbones.llm_name$"):
+        load_language_model({"llm": pins["llm"] | {"name": str(tmp_path)}})
+
+
+@pytest.fixture(scope="module")
+def stored_low(tmp_path_factory):
+    """Pins of tiny backbones stored in few bits: the LLM in bfloat16, Whisper in float16."""
+    folder = tmp_path_factory.mktemp("low")
+    pins = tiny.save_backbones(folder)
+    for part, kind, dtype in (
+        ("llm", AutoModelForCausalLM, torch.bfloat16),
+        ("speech", WhisperForConditionalGeneration, torch.float16),
+    ):
+        kind.from_pretrained(folder / part, dtype=dtype).save_pretrained(folder / part)
+        (weights,) = {tensor.dtype for tensor in load_file(folder / part / "model.safetensors").values()}
+        assert weights == dtype
+        pins[part]["sha256"] = sha256_of(folder / part)
+    return pins
+
+
+def computed_in(model, processor, clips):
+    """The dtypes of what each backbone computes on the way."""
+    seen = {}
+    hooks = [
+        module.register_forward_hook(lambda m, _, out, name=name: seen.setdefault(name, set()).add(out.dtype))
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not name.startswith("multi_modal_projector")
+    ]
+    model(**speech_inputs(processor, clips))
+    for hook in hooks:
+        hook.remove()
+    return {part: set().union(*(dtypes for name, dtypes in seen.items() if name.startswith(part))) for part in PARTS}
+
+
+PARTS = ("audio_tower", "language_model")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stored", ["stored_low", "pins"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_backbones_compute_in_the_precision_that_is_asked_for(request, clips, tmp_path, stored, precision):
+    pins, dtype = request.getfixturevalue(stored), getattr(torch, precision)
+    model, processor = tiny.build(pins, precision=precision)
+    assert computed_in(model, processor, clips) == {part: {dtype} for part in PARTS}
+    switched, _ = tiny.build(pins)
+    set_switches(switched, tiny.train_settings(precision=precision))
+    assert computed_in(switched, processor, clips) == {part: {dtype} for part in PARTS}
+    assert {p.dtype for each in (model, switched) for p in each.multi_modal_projector.parameters()} == {torch.float32}
+    model.save_pretrained(tmp_path)
+    again = BlspForConditionalGeneration.from_pretrained(tmp_path)
+    assert computed_in(again, processor, clips) == {part: {dtype} for part in PARTS}
+    inputs = speech_inputs(processor, clips)
+    assert torch.equal(again(**inputs).logits, model(**inputs).logits)
+    llm, _ = backbones.load_llm(pins, precision)
+    assert {p.dtype for p in llm.parameters()} == {dtype}
+
+
+@torch.no_grad()
+def test_float32_is_the_stored_weights_computed_with_all_bits(stored_low):
+    tokens = torch.arange(2, 30)[None]
+    expected = AutoModelForCausalLM.from_pretrained(stored_low["llm"]["name"], dtype=torch.bfloat16)
+    low = expected(tokens).logits
+    assert torch.equal(backbones.load_llm(stored_low)[0](tokens).logits, low)  # None: as it is stored
+    full = backbones.load_llm(stored_low, "float32")[0](tokens).logits
+    torch.testing.assert_close(full, expected.float()(tokens).logits, atol=1e-6, rtol=1e-6)
+    assert (full - low.float()).abs().max() > 1e-3
+
+
+def test_kept_answers_are_named_by_the_precision_they_were_computed_in(pins):
+    names = {
+        Asker(pins["llm"], precision, 16, 0, 1.0, at_once, None).file_name(["Which tram?"])
+        for precision in ("float32", "bfloat16")
+        for at_once in (1, 8)
+    }
+    assert len(names) == 2

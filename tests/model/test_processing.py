@@ -1,10 +1,16 @@
 """transformers' contract for audio LLMs: names, conversations with audio parts, offsets, and what is refused."""
 
+import base64
+import io
+
 import numpy as np
 import pytest
+import soundfile
 import torch
+from transformers import AutoTokenizer, processing_utils
 
-from blsp.model.chat import AUDIO_TOKEN, build_prompt
+from blsp.errors import BlspError
+from blsp.model.chat import AUDIO_TOKEN, build_prompt, respond
 from blsp.model.export import export
 from blsp.model.processing import BlspProcessor
 from tests import tiny
@@ -102,3 +108,106 @@ def test_placeholders_and_clips_must_match(tiny_model, clips):
         model.embed(torch.tensor([[processor.audio_token_id]]), torch.zeros(2, 24))
     with pytest.raises(ValueError, match="mono samples"):
         processor(text=[AUDIO_TOKEN], audio=[np.zeros((2, 100), dtype=np.float32)])
+
+
+@pytest.fixture(scope="module")
+def spoken(clips, tmp_path_factory):
+    """A clip as 16-bit samples and as a message's part: transformers' own form, and OpenAI's two."""
+    samples, file = (clips[0] * 32767).astype(np.int16), io.BytesIO()
+    soundfile.write(file, samples, tiny.SECOND, format="WAV", subtype="PCM_16")
+    path = tmp_path_factory.mktemp("spoken") / "clip.wav"
+    path.write_bytes(file.getvalue())
+    encoded = base64.b64encode(file.getvalue()).decode()
+    return samples, {
+        "array": {"type": "audio", "audio": samples / 32768},
+        "file": {"type": "audio", "url": str(path)},
+        "input_audio": {"type": "input_audio", "input_audio": {"data": encoded, "format": "wav"}},
+        "audio_url": {"type": "audio_url", "audio_url": {"url": f"data:audio/wav;base64,{encoded}"}},
+        "audio_url as text": {"type": "audio_url", "audio_url": str(path)},
+    }
+
+
+@pytest.fixture
+def without_soxr(monkeypatch):
+    """transformers' reader of audio without the library that would change its rate."""
+
+    def load(audio, **_):
+        if isinstance(audio, str):
+            encoded = audio.removeprefix("data:audio/wav;base64,")
+            audio, _ = soundfile.read(audio if audio.endswith(".wav") else io.BytesIO(base64.b64decode(encoded)))
+        return audio
+
+    monkeypatch.setattr(processing_utils, "load_audio", load)
+
+
+@pytest.mark.parametrize("form", ["array", "file", "input_audio", "audio_url", "audio_url as text"])
+def test_audio_parts_of_every_form_are_heard_alike(tiny_model, spoken, without_soxr, form):
+    _, processor = tiny_model
+    samples, parts = spoken
+    messages = conversation({"type": "text", "text": "Repeat the following text."}, parts[form])
+    prompt = build_prompt(processor.tokenizer, "Repeat the following text.", AUDIO_TOKEN)
+    assert processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == prompt
+    inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=True)
+    expected = processor(text=[prompt], audio=[samples])
+    assert inputs.keys() == expected.keys()
+    assert torch.equal(inputs["input_ids"], expected["input_ids"])
+    torch.testing.assert_close(inputs["input_features"], expected["input_features"], atol=1e-6, rtol=0)
+
+
+def test_a_server_writes_the_same_prompt_for_audio_parts_of_every_form(tiny_model, spoken, tmp_path):
+    """Servers ask the saved tokenizer alone, and give it parts as they were sent."""
+    _, processor = tiny_model
+    processor.save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    expected = build_prompt(processor.tokenizer, "Repeat.", AUDIO_TOKEN)
+    for part in spoken[1].values():
+        messages = conversation({"type": "text", "text": "Repeat."}, part)
+        assert tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == expected
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32])
+def test_whole_numbers_are_scaled_to_full_scale(tiny_model, clips, kind):
+    model, processor = tiny_model
+    whole = (clips[0] * np.iinfo(kind).max).astype(kind)
+    floats = (whole / -float(np.iinfo(kind).min)).astype(np.float32)
+    assert 0.1 < np.abs(floats).max() <= 1  # else nothing is tried
+    features, expected = (processor.features([each])["input_features"] for each in (whole, floats))
+    assert torch.equal(features, expected)
+    assert respond(model, processor, "Repeat.", [whole], 6) == respond(model, processor, "Repeat.", [floats], 6)
+    assert torch.equal(processor(text=[AUDIO_TOKEN], audio=[whole])["input_features"], expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({3: np.nan}, "audio 1: 1 samples are NaN or infinite; decode it again"),
+        ({3: np.inf, 7: -np.inf}, "audio 1: 2 samples are NaN or infinite"),
+        ({3: 20_000.0}, "audio 1: samples reach 20000, but full scale is 1; divide 16-bit samples by 32768"),
+    ],
+)
+def test_samples_that_are_no_sound_are_refused_everywhere(tiny_model, clips, change, said):
+    model, processor = tiny_model
+    spoilt = clips[1].copy()
+    for place, value in change.items():
+        spoilt[place] = value
+    audio = [clips[0], spoilt]
+    for ask in (
+        lambda: processor.features(audio),
+        lambda: processor(text=[AUDIO_TOKEN, AUDIO_TOKEN], audio=audio),
+        lambda: respond(model, processor, "Repeat.", audio, 4),
+    ):
+        with pytest.raises(BlspError, match=said):
+            ask()
+
+
+def test_no_clips_and_clips_without_samples_are_refused(tiny_model):
+    model, processor = tiny_model
+    for audio, said in (
+        ([], "no audio: at least one clip is needed"),
+        ([[]], r"audio 0: expected mono samples \(N,\), found shape \(0,\)"),
+        ([np.zeros(100, dtype=np.uint8)], "audio 0: samples are uint8; expected floats, int16 or int32"),
+    ):
+        with pytest.raises(BlspError, match=said):
+            processor.features(audio)
+        with pytest.raises(BlspError, match=said):
+            respond(model, processor, "Repeat.", audio, 4)
