@@ -74,7 +74,8 @@ def pinned_template(tokenizer: Any, name: str, arguments: Mapping[str, Any], dat
             f"{name}: its chat template reads no {', '.join(unknown)}, which backbones.chat_template_kwargs sets; "
             f"it reads {', '.join(sorted(asked))}"
         )
-    pinned = {key: value for key, value in {**THINKING_OFF, **arguments}.items() if key in asked}
+    off = {} if THINKING_OFF.keys() & arguments.keys() else THINKING_OFF  # a template may read several names
+    pinned = {key: value for key, value in {**off, **arguments}.items() if key in asked}
     before = "".join(f"{{%- set {key} = {_literal(value)} %}}\n" for key, value in pinned.items())
     if "strftime_now" in asked:
         before += _date_macro(date)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from transformers import AutoFeatureExtractor, BatchFeature, ProcessorMixin
+from transformers.utils import PROCESSOR_NAME
 
 from blsp.errors import BlspError
 from blsp.model.adapter import adapter_length
@@ -74,7 +75,9 @@ class BlspProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> "BlspProcessor":
-        """The processor of a saved adapter, from the backbones its configuration names, or of an exported model."""
+        """A saved processor, an exported model's among them, or that of the backbones that a saved adapter names."""
+        if (Path(folder) / PROCESSOR_NAME).is_file():
+            return super().from_pretrained(folder, **kwargs)
         config = BlspConfig.from_folder(folder)
         if not config.backbones:
             return super().from_pretrained(folder, **kwargs)

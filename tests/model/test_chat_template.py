@@ -130,6 +130,7 @@ def at_backbones(pins, **settings):
     [
         (QWEN3, "enable_thinking", NO_THOUGHTS, ""),
         (DEEPSEEK, "thinking", "</think>", "<think>"),
+        (DEEPSEEK, "enable_thinking", "</think>", "<think>"),
     ],
 )
 def test_thinking_is_off_unless_params_turn_it_on(checkpoint, tmp_path, monkeypatch, template, argument, off, on):

@@ -165,6 +165,15 @@ def test_a_server_writes_the_same_prompt_for_audio_parts_of_every_form(tiny_mode
         assert tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == expected
 
 
+def test_a_saved_processor_comes_back_without_its_model(pins, clips, tmp_path):
+    processor = BlspProcessor.from_backbones(pins, 2, "padded")
+    processor.save_pretrained(tmp_path)
+    again = BlspProcessor.from_pretrained(tmp_path)
+    assert (again.downsampling, again.encoding) == (2, "padded") and again.chat_template == processor.chat_template
+    inputs, its_inputs = (each(text=[AUDIO_TOKEN], audio=clips[:1]) for each in (processor, again))
+    assert all(torch.equal(its_inputs[name], inputs[name]) for name in inputs)
+
+
 @pytest.mark.parametrize("kind", [np.int16, np.int32])
 def test_whole_numbers_are_scaled_to_full_scale(tiny_model, clips, kind):
     model, processor = tiny_model
