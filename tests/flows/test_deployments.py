@@ -204,7 +204,7 @@ def test_unknown_values_and_profiles_are_refused_and_nothing_runs(project: Path)
     )
     state = asyncio.run(state_of(profile="miniatur"))
     assert state.message and state.message.startswith(
-        "profiles/miniatur.yaml: there is no such profile; there are: min"
+        "profiles/miniatur.yaml: there is no such profile; there are: laptop, min"
     )
     assert toy.git(project, "status", "--porcelain") == "" and not Path("corpus.pid").exists()
 
