@@ -12,12 +12,12 @@ import json
 import random
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
-from blsp.data.places import Place, check_file
-from blsp.data.records import Dropped, Row, Utterance, Waveform, split_named
-from blsp.errors import BlspError
+from blsp.data.records import Row, Unusable, Utterance, Waveform, split_named
+from blsp.data.sources.reading import from_lines, lines, shown
 from blsp.miniature.synthesis import SAMPLING_RATE_HZ, Prosody, speak, voices_of
 
 TEXTS = ("text", "split", "answer", "translation", "intent")
@@ -25,44 +25,35 @@ ACCENTS = ("en-us", "en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-us-nyc", 
 SNR_DB = (None, 15.0, 20.0, 25.0, 30.0)
 
 
-def read(path: Place) -> Iterator[Row]:
+def read(path: Path) -> Iterator[Row]:
     """One utterance a line, in order. Reasons: not_json, missing_key, wrong_type, unknown_split.
 
     Raises BlspError where there is no such file.
     """
-    try:
-        check_file(path)
-        stream = path.open("rb")
-    except OSError as error:
-        raise BlspError(f"corpus.sources: {path}: {error.strerror or error}; name a JSONL file") from error
-    with stream:
-        for number, line in enumerate(stream, start=1):
-            if line.strip():
-                yield _row(line, f"{path.name}:{number}", path.name)
+    yield from from_lines(path.name, lines(path), lambda line: [_utterance(line, path.name)])
 
 
-def _row(line: bytes, where: str, source: str) -> Row:
+def _utterance(line: bytes, source: str) -> Utterance:
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return Dropped(where, "not_json", str(error))
+        raise Unusable("not_json", str(error)) from error
     if not isinstance(fields, dict) or not fields.get("text"):
-        return Dropped(where, "missing_key", "text is missing")
+        raise Unusable("missing_key", "text is missing")
     known = {key: fields[key] for key in TEXTS if fields.get(key) is not None}
     for key, value in known.items():
         if not isinstance(value, str):
-            return Dropped(where, "wrong_type", f"{key}: expected a string, found {value!r}")
+            raise Unusable("wrong_type", f"{key}: expected a string, found {shown(value)}")
     split = split_named(known.pop("split", "train"))
     if split is None:
-        return Dropped(where, "unknown_split", f"split {fields['split']!r}; write train, dev or test")
-    text = known["text"]
-    digest = hashlib.sha256(f"{split} {text}".encode()).hexdigest()
+        raise Unusable("unknown_split", f"split {fields['split']!r}; write train, dev or test")
+    digest = hashlib.sha256(f"{split} {known['text']}".encode()).hexdigest()
     rng = random.Random(digest)
     prosody = Prosody(rng.choice(voices_of(split)), rng.randint(120, 190), rng.randint(30, 70), rng.randint(30, 75))
     accent, snr_db = rng.choice(ACCENTS), rng.choice(SNR_DB) if split == "train" else None
     return Utterance(
         id=f"spoken-{digest[:16]}",
-        audio=partial(_waveform, text, accent, prosody, snr_db),
+        audio=partial(_waveform, known["text"], accent, prosody, snr_db),
         speaker=prosody.voice,
         language="en",
         split=split,
