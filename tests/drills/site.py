@@ -158,6 +158,7 @@ class Site:
         if in_lock:
             lock = self.workspace / "dvc.lock"
             yaml = YAML(typ="safe", pure=True)
+            yaml.default_flow_style = False  # DVC cannot read a question in a list between brackets
             found = yaml.load(lock)
             for stage in ("train", "evaluate"):
                 found["stages"].pop(stage, None)
