@@ -45,7 +45,7 @@ def test_mlflow_away_for_the_whole_training(here: Site) -> None:
     here.forget_training()
     here.services.kill("mlflow")
     run = here.start("training")
-    assert here.completed(run).message == "1 of 5 stages ran, 4 skipped"
+    assert here.completed(run).message == "1 of 6 stages ran, 5 skipped"
     wait_until(lambda: "run `blsp track`" in here.log(run))
     here.services.up("mlflow")
     assert here.recorded() != curve_of(here.rows())
@@ -72,5 +72,5 @@ def check_training_without(here: Site, server: str, end: Callable[[str], None]) 
     known = len(here.rows())
     wait_until(lambda: len(here.rows()) > known + 1, LIMIT_S)
     here.services.up(server)
-    assert here.completed(run).message == "1 of 5 stages ran, 4 skipped"
+    assert here.completed(run).message == "1 of 6 stages ran, 5 skipped"
     here.check_training()

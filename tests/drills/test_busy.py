@@ -18,6 +18,6 @@ def test_a_run_in_a_shell_ends_at_once_and_a_deployments_waits(here: Site) -> No
     second = here.start("training")
     wait_until(lambda: here.read(second).state_name in ("Late", "AwaitingConcurrencySlot"), LIMIT_S)
     training.resume()
-    assert here.completed(first).message == "1 of 5 stages ran, 4 skipped"
-    assert here.completed(second).message == "0 of 5 stages ran, 5 skipped"
+    assert here.completed(first).message == "1 of 6 stages ran, 5 skipped"
+    assert here.completed(second).message == "0 of 6 stages ran, 6 skipped"
     here.check_training()

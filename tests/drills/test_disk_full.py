@@ -51,5 +51,5 @@ def test_disk_full_while_a_run_trains(here: Site) -> None:
     assert here.contents() == before and here.stale("train") == {}
     assert not list((here.state / "scratch/train").glob("*/.step-*"))
 
-    assert here.completed(here.start("training", WIDE)).message == "1 of 5 stages ran, 4 skipped"
+    assert here.completed(here.start("training", WIDE)).message == "1 of 6 stages ran, 5 skipped"
     assert here.stale("train") == {} and here.recorded()
