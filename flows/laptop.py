@@ -87,7 +87,10 @@ def ship() -> None:
     trained, evaluation = FOLDER / "models/adapter", read_json(FOLDER / "reports/evaluation.json")
     if sha256_of(trained) != evaluation["adapter_sha256"]:
         raise BlspError(f"{trained} is not the adapter of {FOLDER}/reports/evaluation.json; run `make laptop` first")
-    tensors = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(trained / ADAPTER_FILE).items()}
+    tensors = {
+        name: tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
+        for name, tensor in load_file(trained / ADAPTER_FILE).items()
+    }
     if (size_mb := sum(tensor.nbytes for tensor in tensors.values()) / 1e6) > SHIPPED_MB:
         raise BlspError(f"the adapter is of {size_mb:.1f} MB, more than {SHIPPED_MB}; lower train.bottleneck")
     speech = {

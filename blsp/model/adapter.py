@@ -1,6 +1,9 @@
 """The modality adapters: the only part that is trained.
 
-Axes: B utterances, S encoder frames, A adapter frames, E encoder width, D LLM width, K frames a speech vector.
+All take the LLM's embeddings `words` with the frames; the WordAdapter alone uses them.
+
+Axes: B utterances, S encoder frames, A adapter frames, E encoder width, D LLM width, K frames a speech vector, N speech
+vectors, W words.
 """
 
 from itertools import pairwise
@@ -21,13 +24,15 @@ def adapter_length(frames: int, downsampling: int) -> int:
     return -(-frames // downsampling)
 
 
-def build_adapter(config: "BlspConfig") -> "ConvAdapter | StackAdapter":
+def build_adapter(config: "BlspConfig") -> "ConvAdapter | WordAdapter | StackAdapter":
     """A fresh adapter of the kind, widths and down-sampling that `config` asks for."""
     encoder_width, llm_width = config.audio_config.d_model, config.text_config.hidden_size
     if config.adapter == "stack":
         return StackAdapter(encoder_width, llm_width, config.downsampling, config.bottleneck)
-    kind = WordAdapter if config.adapter == "word" else ConvAdapter
-    return kind(encoder_width, llm_width, config.downsampling, config.conv_kernel, config.bottleneck)
+    sizes = encoder_width, llm_width, config.downsampling, config.conv_kernel, config.bottleneck
+    if config.adapter == "word":
+        return WordAdapter(*sizes, config.text_config.get_text_config().vocab_size)
+    return ConvAdapter(*sizes)
 
 
 class ConvAdapter(nn.Module):
@@ -50,12 +55,18 @@ class ConvAdapter(nn.Module):
         self.up = nn.Linear(bottleneck, llm_width, bias=False)
         self.norm = nn.LayerNorm(llm_width)
 
-    def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, frames: torch.Tensor, lengths: torch.Tensor, words: nn.Module | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The speech vectors (B, A, D) and their counts (B,), from frames (B, S, E) and their counts (B,).
 
         Frames beyond a count are zeroed before each convolution, so an utterance gives the same vectors alone
         and in any batch.
         """
+        return self.convolved(frames, lengths)
+
+    def convolved(self, frames: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `forward` of a ConvAdapter gives."""
         hidden = _zero_beyond(frames, lengths).transpose(1, 2)
         for conv in self.convs:
             hidden = nn.functional.glu(conv(hidden), dim=1)
@@ -67,43 +78,64 @@ class ConvAdapter(nn.Module):
 
 
 class WordAdapter(ConvAdapter):
-    """A ConvAdapter whose vectors come at the pace of words, as blank removal in CTC gives them.
+    """A ConvAdapter that gives the LLM its own words: the embedding expected of what was said, at the pace of words.
 
-    A segmenter marks the vectors at which a word piece stands. They are moved to the end of the utterance's places,
-    and all places before them hold one learned filler, so that the LLM reads words side by side, as it reads text,
-    and an utterance of A places still gives exactly A vectors:
+    The convolutions give 2 A vectors. A segmenter marks those at which a token stands, and of these alone the LLM gets
+    the expected embedding: the mean of the known tokens' embeddings under P(token) = softmax(-sharpness * distance^2 /
+    2), the distance being that of the vector to the token's embedding. Of neighbours at which the same token is the
+    likeliest the first counts, as in CTC. They close the utterance, and one learned filler stands before them, so that
+    the LLM reads words side by side, as it reads text, and there are still A vectors:
 
-        conv      a b c d e f g
-        marked    . 1 . . 1 1 .
-        vectors   F F F F b e f
+        convolved   a b c d e f g h i j
+        marked      . 1 . . 1 1 . . . .
+        vectors     F F b e f             F: filler; b, e, f: what is expected there
 
-    The segmenter is trained by the warm start (`blsp.training.warm_start`) and fixed from then on: what the LLM says
-    gives it no gradient. Source of the idea: Gaido et al. 2021, CTC-based compression for direct speech translation.
+    Of speech faster than A tokens the end is lost. The warm start (`blsp.training.warm_start`) says which tokens are
+    known and trains the segmenter; both are fixed from then on: what the LLM says gives the segmenter no gradient.
+    Sources: Gaido et al. 2021, CTC-based compression for direct speech translation; Ma et al. 2025, LegoSLM.
     """
 
-    def __init__(self, encoder_width: int, llm_width: int, downsampling: int, kernel: int, bottleneck: int) -> None:
-        super().__init__(encoder_width, llm_width, downsampling, kernel, bottleneck)
+    known: torch.Tensor
+
+    def __init__(
+        self, encoder_width: int, llm_width: int, downsampling: int, kernel: int, bottleneck: int, vocabulary: int
+    ) -> None:
+        if downsampling < 4:
+            raise ValueError(f"a word adapter's downsampling is a power of two from 4 on; found {downsampling}")
+        super().__init__(encoder_width, llm_width, downsampling // 2, kernel, bottleneck)
         self.out = nn.Linear(llm_width, llm_width)
         nn.init.eye_(self.out.weight)
         nn.init.zeros_(self.out.bias)
         self.filler = nn.Parameter(torch.zeros(llm_width))
+        self.log_sharpness = nn.Parameter(torch.zeros(()))
+        self.register_buffer("known", torch.ones(vocabulary, dtype=torch.bool))
         widths = [encoder_width] + [bottleneck // 2] * len(self.convs)
         self.segmenter = nn.ModuleList(
             nn.Conv1d(before, after, kernel, stride=2, padding=kernel // 2) for before, after in pairwise(widths)
         )
         self.mark = nn.Conv1d(widths[-1], 1, kernel, padding=kernel // 2)
 
-    def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As ConvAdapter.forward, the marked vectors last and the filler before them."""
+    def forward(
+        self, frames: torch.Tensor, lengths: torch.Tensor, words: nn.Module | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As ConvAdapter.forward: the filler, and then the expected embeddings of the marked vectors."""
+        if words is None:
+            raise TypeError("a WordAdapter needs the LLM's embeddings: words")
         marked = self.mark_logits(frames, lengths) > 0
         hidden, lengths = self.vectors(frames, lengths)
-        valid = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
-        marked = marked & valid
-        # 0: filler, 1: a marked vector, 2: beyond the utterance.
-        order = torch.where(valid, marked.long(), 2).argsort(dim=1, stable=True)
-        is_filler = ~marked.gather(1, order) & valid
-        hidden = hidden.gather(1, order[..., None].expand_as(hidden))
-        return torch.where(is_filler[..., None], self.filler.to(hidden.dtype), hidden), lengths
+        marked &= torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
+        likeliest, expected = self.read(hidden[marked], words)
+        tokens = torch.full(marked.shape, -1, device=marked.device).masked_scatter(marked, likeliest)
+        repeated = torch.zeros_like(marked)
+        repeated[:, 1:] = marked[:, 1:] & (tokens[:, 1:] == tokens[:, :-1])
+        kept = marked & ~repeated
+        places, number = (lengths + 1) // 2, kept.cumsum(1)
+        kept &= number <= places[:, None]
+        row = kept.nonzero()[:, 0]
+        at = number[kept] - 1 + (places - kept.sum(1))[row]
+        vectors = self.filler.expand(len(frames), int(places.max()), -1).clone()
+        vectors[row, at] = expected[kept[marked]].to(vectors.dtype)
+        return vectors, places
 
     def fix_segmenter(self) -> None:
         """Train the segmenter no further."""
@@ -111,18 +143,34 @@ class WordAdapter(ConvAdapter):
         self.mark.requires_grad_(False)
 
     def vectors(self, frames: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The speech vectors (B, A, D) in the order of time, none left out, and their counts (B,)."""
-        hidden, lengths = super().forward(frames, lengths)
+        """The convolved vectors (B, about 2 A, D) in the order of time, and their counts (B,)."""
+        hidden, lengths = self.convolved(frames, lengths)
         return self.out(hidden), lengths
 
     def mark_logits(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """For each speech vector (B, A) how sure the segmenter is that a word piece stands there: above 0 it does."""
+        """At each convolved vector (B, about 2 A) how sure the segmenter is of a token there: above 0 it marks one."""
         hidden = _zero_beyond(frames, lengths).transpose(1, 2)
         for conv in self.segmenter:
             lengths = (lengths - 1) // 2 + 1
             hidden = nn.functional.gelu(conv(hidden))
             hidden = _zero_beyond(hidden.transpose(1, 2), lengths).transpose(1, 2)
         return self.mark(hidden)[:, 0]
+
+    def read(self, vectors: torch.Tensor, words: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+        """The likeliest tokens (N,) at vectors (N, D), and the embeddings expected there (N, D)."""
+        tokens = self.known.nonzero()[:, 0]
+        known = words(tokens).detach().float()
+        with torch.autocast(vectors.device.type, enabled=False):
+            logits = nearness(vectors.float(), known, self.log_sharpness)
+            return tokens[logits.argmax(-1)], logits.softmax(-1) @ known
+
+
+def nearness(vectors: torch.Tensor, words: torch.Tensor, log_sharpness: torch.Tensor) -> torch.Tensor:
+    """Logits (..., W) of words (W, D) at vectors (..., D): minus half their squared distance, times the sharpness.
+
+    What all words share of it, the vector's own square, is left out.
+    """
+    return (vectors @ words.T - words.square().sum(-1) / 2) * log_sharpness.exp()
 
 
 class StackAdapter(nn.Module):
@@ -139,7 +187,9 @@ class StackAdapter(nn.Module):
         self.down = nn.Linear(bottleneck, llm_width, bias=False)
         self.norm = nn.RMSNorm(llm_width)
 
-    def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, frames: torch.Tensor, lengths: torch.Tensor, words: nn.Module | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """As ConvAdapter.forward. The last vector of an utterance has zeros where its frames run out."""
         missing = -frames.shape[1] % self.downsampling
         frames = nn.functional.pad(_zero_beyond(frames, lengths), (0, 0, 0, missing))

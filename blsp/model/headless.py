@@ -34,7 +34,7 @@ class BlspModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _no_split_modules: ClassVar[list[str]] = ["WhisperEncoder", "ConvAdapter", "StackAdapter"]
+    _no_split_modules: ClassVar[list[str]] = ["WhisperEncoder", "ConvAdapter", "WordAdapter", "StackAdapter"]
 
     def __init__(
         self,
@@ -108,7 +108,9 @@ class BlspModel(PreTrainedModel):
     def project(self, frames: torch.Tensor, counts: torch.Tensor) -> BaseModelOutputWithPooling:
         """As get_audio_features, from the clips' encoder frames (C, S, E) and their counts (C,)."""
         weight = self.multi_modal_projector.norm.weight
-        vectors, lengths = self.multi_modal_projector(frames.to(weight), counts.to(weight.device))
+        vectors, lengths = self.multi_modal_projector(
+            frames.to(weight), counts.to(weight.device), self.get_input_embeddings()
+        )
         valid = torch.arange(vectors.shape[1], device=vectors.device) < lengths[:, None].to(vectors.device)
         return BaseModelOutputWithPooling(last_hidden_state=frames, pooler_output=vectors[valid])
 

@@ -49,10 +49,11 @@ class Train(Record):
 
     @model_validator(mode="after")
     def convolutions_halve(self) -> Self:
-        if self.adapter != "stack" and (self.downsampling < 2 or self.downsampling.bit_count() != 1):
+        smallest = {"conv": 2, "word": 4}.get(self.adapter, 1)
+        if self.adapter != "stack" and (self.downsampling < smallest or self.downsampling.bit_count() != 1):
             raise ValueError(
-                f"each convolution of the {self.adapter} adapter halves, so downsampling must be 2, 4, 8, ...; "
-                f"found {self.downsampling}; adapter: stack takes any"
+                f"each convolution of the {self.adapter} adapter halves, so downsampling must be {smallest}, "
+                f"{2 * smallest}, {4 * smallest}, ...; found {self.downsampling}; adapter: stack takes any"
             )
         return self
 

@@ -52,7 +52,7 @@ def train_adapter(
         mixed_precision="bf16" if settings.precision == "bfloat16" else "no", cpu=not torch.accelerator.is_available()
     )
     adapter = model.multi_modal_projector
-    optimizer = torch.optim.AdamW(_parameter_groups(adapter, settings.weight_decay), lr=settings.lr)
+    optimizer = torch.optim.AdamW(parameter_groups(adapter, settings.weight_decay), lr=settings.lr)
     objective = AlignmentObjective(model, settings.objective, settings.temperature, settings.teacher, collator.prefixes)
     model.train()
     progress = checkpoints.load(adapter, optimizer) or Progress(0, [], None)
@@ -278,7 +278,7 @@ def _any(flag: bool, accelerator: Accelerator) -> bool:
     return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), reduction="sum") > 0)
 
 
-def _parameter_groups(adapter: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(adapter: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Weight decay on matrices and kernels; none on biases and norms."""
     parameters = [p for p in adapter.parameters() if p.requires_grad]
     return [

@@ -14,14 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits, ctc_loss, dropout
+from torch.nn.functional import ctc_loss, dropout, logsigmoid
 from tqdm import tqdm
 
 from blsp.errors import BlspError
-from blsp.model.adapter import WordAdapter
+from blsp.model.adapter import WordAdapter, nearness
 from blsp.model.modeling import BlspForConditionalGeneration
 from blsp.training.checkpoint import Checkpoints, Progress
 from blsp.training.examples import Collator, Example
+from blsp.training.loop import parameter_groups
 from blsp.training.plan import Choice, Plan
 
 LR = 2.0e-3
@@ -34,7 +35,7 @@ LOG_EVERY_STEPS = 10
 
 
 class CtcHead(nn.Module):
-    """The adapter, and what CTC needs beside it: a blank's embedding (D,) and how sharp distances are.
+    """The adapter, and what CTC needs beside one that is no WordAdapter: how sharp distances are, a blank's embedding.
 
     `variance` is that of the LLM's embeddings, of width `width`.
     """
@@ -42,9 +43,16 @@ class CtcHead(nn.Module):
     def __init__(self, adapter: nn.Module, variance: float, width: int) -> None:
         super().__init__()
         self.adapter, self.variance = adapter, variance
-        self.blank = nn.Parameter(torch.zeros(width))
-        self.blank_bias = nn.Parameter(torch.zeros(1))
-        self.log_sharpness = nn.Parameter(torch.tensor(-math.log(variance * math.sqrt(width))))
+        if not isinstance(adapter, WordAdapter):
+            self.own_log_sharpness = nn.Parameter(torch.zeros(()))
+            self.blank = nn.Parameter(torch.zeros(width))
+            self.blank_bias = nn.Parameter(torch.zeros(1))
+        nn.init.constant_(self.log_sharpness, -math.log(variance * math.sqrt(width)))
+
+    @property
+    def log_sharpness(self) -> nn.Parameter:
+        """That of a WordAdapter, which needs it afterwards too; of any other the head's own."""
+        return self.adapter.log_sharpness if isinstance(self.adapter, WordAdapter) else self.own_log_sharpness
 
     def forward(
         self, frames: torch.Tensor, counts: torch.Tensor, words: torch.Tensor, targets: Sequence[Sequence[int]]
@@ -53,42 +61,33 @@ class CtcHead(nn.Module):
 
         `words` (W, D) are the embeddings of the classes from 1 on.
 
-        `ctc`, in nats a token; `pull`, the squared distance of vectors to the words expected there, in units of the
-        words' variance; and `marks`, a segmenter's cross-entropy in nats against where CTC sees a token.
+        `ctc`, in nats a token; and `pull`, the squared distance of vectors to the words expected there, in units of the
+        words' variance: of a WordAdapter the LLM gets these words, but of any other the vectors themselves.
         """
         adapter, frames = self.adapter, dropout(frames, DROPOUT)
-        vectors, lengths = (adapter.vectors if isinstance(adapter, WordAdapter) else adapter)(frames, counts)
-        valid = torch.arange(vectors.shape[1], device=vectors.device) < lengths[:, None]
-        logprobs = self._logits(dropout(vectors, DROPOUT), words).log_softmax(-1)
-        losses = {"ctc": _ctc(logprobs, lengths, targets, "mean")}
-        p = logprobs.detach().exp()
-        p_word = 1 - p[..., 0]
-        expected = p[..., 1:] @ words / p_word[..., None].clamp(min=1e-6)
-        distance = (vectors - expected).square().mean(-1) / self.variance
-        losses["pull"] = (p_word * valid * distance).sum() / (p_word * valid).sum().clamp(min=1)
         if isinstance(adapter, WordAdapter):
-            # CTC's gradient by a log-probability is p less the share of paths that are there: their occupancy.
-            own = logprobs.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(_ctc(own, lengths, targets, "sum"), own)
-            occupied = (1 - p[..., 0] + gradient[..., 0]).clamp(0, 1)
-            marks = adapter.mark_logits(frames, counts)
-            losses["marks"] = binary_cross_entropy_with_logits(marks[valid], occupied[valid])
-        return losses
+            vectors, lengths = adapter.vectors(frames, counts)
+            marks = adapter.mark_logits(frames, counts)[..., None]
+            near = nearness(dropout(vectors, DROPOUT), words, self.log_sharpness)
+            logprobs = torch.cat([logsigmoid(-marks), logsigmoid(marks) + near.log_softmax(-1)], dim=-1)
+            return {"ctc": _ctc(logprobs, lengths, targets)}
+        vectors, lengths = adapter(frames, counts)
+        heard = dropout(vectors, DROPOUT)
+        blank = (heard @ self.blank)[..., None] * self.log_sharpness.exp() + self.blank_bias
+        logprobs = torch.cat([blank, nearness(heard, words, self.log_sharpness)], dim=-1).log_softmax(-1)
+        p = logprobs.detach().exp()
+        p_word = (1 - p[..., 0]) * (torch.arange(vectors.shape[1], device=vectors.device) < lengths[:, None])
+        expected = p[..., 1:] @ words / (1 - p[..., :1]).clamp(min=1e-6)
+        distance = (vectors - expected).square().mean(-1) / self.variance
+        pull = (p_word * distance).sum() / p_word.sum().clamp(min=1)
+        return {"ctc": _ctc(logprobs, lengths, targets), "pull": pull}
 
-    def _logits(self, vectors: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        """Logits (B, A, 1 + W). What all words share of a squared distance, the vector's own square, is left out."""
-        near = vectors @ words.T - words.square().sum(-1) / 2
-        sharpness = self.log_sharpness.exp()
-        return torch.cat([(vectors @ self.blank)[..., None] * sharpness + self.blank_bias, near * sharpness], dim=-1)
 
-
-def _ctc(
-    logprobs: torch.Tensor, lengths: torch.Tensor, targets: Sequence[Sequence[int]], reduction: str
-) -> torch.Tensor:
+def _ctc(logprobs: torch.Tensor, lengths: torch.Tensor, targets: Sequence[Sequence[int]]) -> torch.Tensor:
     sizes = torch.tensor([len(one) for one in targets], device=lengths.device)
     classes = torch.tensor([word for one in targets for word in one], device=lengths.device)
     # Speech faster than a token a vector has no path: it teaches nothing here.
-    return ctc_loss(logprobs.transpose(0, 1), classes, lengths, sizes, reduction=reduction, zero_infinity=True)
+    return ctc_loss(logprobs.transpose(0, 1), classes, lengths, sizes, zero_infinity=True)
 
 
 def warm_start(
@@ -114,16 +113,15 @@ def warm_start(
     device, embeddings = model.device, model.get_input_embeddings()
     with torch.no_grad():
         words = embeddings(inventory.to(device)).float()
-        if isinstance(model.multi_modal_projector, WordAdapter):
+        adapter = model.multi_modal_projector
+        if isinstance(adapter, WordAdapter):
             space = tokenizer(" ", add_special_tokens=False).input_ids
-            model.multi_modal_projector.filler.copy_(embeddings(torch.tensor(space, device=device)).float().mean(0))
-    head = CtcHead(model.multi_modal_projector, float(words.var()), words.shape[1]).to(device)
+            adapter.filler.copy_(embeddings(torch.tensor(space, device=device)).float().mean(0))
+            adapter.known.zero_()
+            adapter.known[inventory] = True
+    head = CtcHead(adapter, float(words.var()), words.shape[1]).to(device)
     parameters = list(head.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=LR)
+    optimizer = torch.optim.AdamW(parameter_groups(head, WEIGHT_DECAY), lr=LR)
     progress = checkpoints.load(head, optimizer) or Progress(0, [], None)
     before_s = progress.records[-1]["elapsed_s"] if progress.records else 0.0
     started = time.perf_counter()
