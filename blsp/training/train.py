@@ -17,6 +17,7 @@ from blsp.params import Params, Train
 from blsp.training.places import PIPELINE, Places
 
 ADAPTER_DIR = PIPELINE.adapter
+ALIGNMENT_ALONE = ("objective", "temperature", "teacher", "steps", "lr", "warmup_steps", "weight_decay", "clip_norm")
 
 
 def run(params: Params, places: Places = PIPELINE) -> None:
@@ -71,7 +72,8 @@ def run(params: Params, places: Places = PIPELINE) -> None:
     what = settings.model_dump(exclude={"workers", "shard_llm"})
     key = {"train": what, "backbones": pins(), "data": whole.digest(), "variant": places.variant, "best": "dev_share"}
     checkpoints = Checkpoints(key)
-    warm = Checkpoints({**key, "phase": "warm start"})
+    # What the warm start does not look at may change between its end and a run that goes on.
+    warm = Checkpoints({**key, "train": {k: v for k, v in what.items() if k not in ALIGNMENT_ALONE}, "best": "last"})
     collator = Collator(processor, cache, prefixes)
 
     def example(choice: Any) -> Any:
@@ -158,7 +160,8 @@ def _frame_cache(settings: Train, index: Any, sizes: Any, model: Any, processor:
     from blsp.training.frames import FrameCache
 
     width, limit_bytes = model.config.audio_config.d_model, settings.encoder_cache_gib * 2**30
-    seen_again = settings.steps * settings.batch_size > len(index)
+    steps = settings.steps + (settings.warm_start_steps if settings.warm_start else 0)
+    seen_again = steps * settings.batch_size > len(index)
     if not seen_again or FrameCache.bytes_needed(sizes.frames, width) > limit_bytes:
         return None
     key = [pins()["speech"]["sha256"], settings.encoding, settings.precision, index.audio_digest()]

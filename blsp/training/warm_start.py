@@ -31,6 +31,7 @@ WEIGHT_DECAY = 0.05
 CLIP_NORM = 1.0
 DROPOUT = 0.1  # of encoder frames and of speech vectors
 NEGATIVES = 2048  # words told apart from those of a batch, drawn anew for each: more teach the same, and cost as much
+SHARPENED = 2.0  # times: an LLM reads fewer embeddings at once better than CTC is sure of (benchmarks/LOG.md)
 LOG_EVERY_STEPS = 10
 
 
@@ -154,6 +155,8 @@ def warm_start(
                 checkpoints.save(head, optimizer, Progress(step + 1, [record], None))
     if isinstance(head.adapter, WordAdapter):
         head.adapter.fix_segmenter()
+        with torch.no_grad():
+            head.adapter.log_sharpness += math.log(SHARPENED)
     return before_s + time.perf_counter() - started
 
 
