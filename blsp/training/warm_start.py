@@ -156,7 +156,7 @@ def warm_start(
     if isinstance(head.adapter, WordAdapter):
         head.adapter.fix_segmenter()
         with torch.no_grad():
-            head.adapter.log_sharpness += math.log(SHARPENED)
+            head.adapter.log_sharpness.add_(math.log(SHARPENED))
     return before_s + time.perf_counter() - started
 
 
