@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from blsp.errors import BlspError
 from blsp.params import PARAMS_FILE, load_params
@@ -58,7 +59,8 @@ async def run(experiment: str) -> int:
 
     A stage that fails stops only those that need what it writes. Cancelling stops all that run.
     """
-    at_once = load_params(PARAMS_FILE).execution.experiments_at_once
+    own = Path(f"experiments/{experiment}") / PARAMS_FILE
+    at_once = load_params(own if own.is_file() else Path(PARAMS_FILE)).execution.experiments_at_once
     graph = await load_graph([f"experiments/{experiment}/dvc.yaml"])
     stages = stale(graph)
     print(f"{experiment}: {len(stages)} of {len(graph.stages)} stages are stale, {at_once} run at once", flush=True)
@@ -158,7 +160,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m flows.experiments",
         description=(
             "Run what is stale of an experiment, and of the pipeline before it, with `dvc repro`: as many stages at "
-            "once as execution.experiments_at_once in params.yaml says. One that fails stops only those that need it."
+            "once as execution.experiments_at_once says, in its own params.yaml where it has one. One that fails "
+            "stops only those that need it."
         ),
         epilog="Interrupting is safe: the next run goes on with what is left, a training from where it was.",
     )
