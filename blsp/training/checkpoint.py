@@ -74,12 +74,20 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*"))
 
     def load(self, adapter: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
-        """How far the run was, with adapter and optimiser as they were then; None where there is no checkpoint."""
+        """How far the run was, with adapter and optimiser as they were then; None where there is no checkpoint.
+
+        One whose tensors this version's adapter does not have counts for nothing, and is removed.
+        """
         saved = [self._read() if PartialState().is_main_process else None]
         broadcast_object_list(saved)
         if saved[0] is None:
             return None
         state, weights, tensors = saved[0]
+        if _shapes(weights) != _shapes(adapter.state_dict()):
+            if PartialState().is_main_process:
+                print(f"{self.folder}: its checkpoint is of another version's adapter; begun anew", flush=True)
+                self.clear()
+            return None
         torch.set_rng_state(tensors.pop("rng"))
         adapter.load_state_dict(weights)
         moments: dict[int, Any] = {}
@@ -114,3 +122,7 @@ class Checkpoints:
 
 def _contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}

@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from blsp.errors import BlspError
 from blsp.training.checkpoint import Checkpoints
@@ -176,6 +177,17 @@ def test_a_full_disk_keeps_the_checkpoint_before(pins, clips, tmp_path, monkeypa
     monkeypatch.undo()
     _, _, seen = training(pins, clips, tmp_path)
     assert len(seen) == 3 * (20 - 4)
+
+
+def test_a_checkpoint_of_another_versions_adapter_is_said_and_begun_anew(pins, clips, tmp_path, capsys):
+    model, log, _ = training(pins, clips, tmp_path / "fresh")
+    (checkpoint,) = (tmp_path / "fresh").glob("train/*/step-*")
+    tensors = load_file(checkpoint / "adapter.safetensors")
+    save_file({f"old.{name}": tensor for name, tensor in tensors.items()}, checkpoint / "adapter.safetensors")
+    again, anew, _ = training(pins, clips, tmp_path / "fresh")
+    assert "its checkpoint is of another version's adapter; begun anew" in capsys.readouterr().out
+    assert_same_steps(pins, model.adapter_state(), again.adapter_state())
+    assert [record["step"] for record in anew] == [record["step"] for record in log]
 
 
 def test_the_rate_warms_up_and_decays_to_zero():
